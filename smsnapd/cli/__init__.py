@@ -1,0 +1,1 @@
+"""The `smsnap` command: one module a group of verbs, each imported when it is used."""

@@ -1,0 +1,102 @@
+"""Standard output: lines, tables and JSON documents; the shapes that programs rely on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from smsnapd.cli.times import utc_text
+from smsnapd.errors import SmsnapError, TargetError
+from smsnapd.model import path_text
+
+if TYPE_CHECKING:
+    from smsnapd.engine.history import SnapshotSummary
+    from smsnapd.format.manifest import Issue
+
+
+class OutputClosed(Exception):  # noqa: N818
+    """Who reads standard output went away, as `| head` does."""
+
+
+def line(text: str = "", *, aside: bool = False) -> None:
+    """One line on standard output, or on standard error if that is taken."""
+    _guarded(sys.stderr.write if aside else sys.stdout.write, text + "\n")
+
+
+def document(value: Any, *, aside: bool = False) -> None:
+    """The one JSON document of a verb; `aside` as above, and then in one line."""
+    line(json.dumps(value, indent=None if aside else 2), aside=aside)
+
+
+def array(items: Iterable[Any]) -> None:
+    """A JSON document that is an array, an item a line, written while it is made."""
+    separator = "["
+    for item in items:
+        _guarded(sys.stdout.write, f"{separator}\n  {json.dumps(item)}")
+        separator = ","
+    line("[]" if separator == "[" else "\n]")
+
+
+def data(piece: memoryview | bytes) -> None:
+    """Bytes on standard output."""
+    _guarded(sys.stdout.buffer.write, piece)
+
+
+def flush() -> None:
+    """Push out what is buffered."""
+    _guarded(lambda _: sys.stdout.flush(), None)
+
+
+def _guarded(write: Callable[[Any], object], value: Any) -> None:
+    try:
+        write(value)
+    except BrokenPipeError as error:
+        raise OutputClosed from error
+    except OSError as error:
+        raise TargetError("write to standard output", error.strerror or str(error)) from error
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: frozenset[str] = frozenset()) -> None:
+    """Rows under a header, in columns two spaces apart; those named in `right` are aligned right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for row in (header, *rows):
+        cells = [
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, header, strict=True)
+        ]
+        line("  ".join(cells).rstrip())
+
+
+def complain(error: SmsnapError, *, as_json: bool, name: str = "") -> None:
+    """Tell an error on standard error: one line and its hint, or one JSON object."""
+    if as_json:
+        shape = {"error": name or type(error).__name__, "what": error.what, "why": error.why}
+        print(json.dumps({**shape, "hint": error.hint, "exit_status": error.exit_status}), file=sys.stderr)
+        return
+    print(" ".join(f"smsnap: cannot {error.what}: {error.why}".split()), file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+
+
+def issue_objects(issues: Iterable[Issue]) -> list[dict[str, str]]:
+    """`[{"path", "reason"}]`."""
+    return [{"path": path_text(issue.path), "reason": issue.reason} for issue in issues]
+
+
+def snapshot_object(snapshot: SnapshotSummary) -> dict[str, Any]:
+    """A snapshot as programs see it."""
+    return {
+        "id": snapshot.id,
+        "volume": snapshot.volume,
+        "time": utc_text(snapshot.time_us),
+        "kind": snapshot.kind,
+        "mode": snapshot.mode,
+        "parent": snapshot.parent,
+        "files": snapshot.files,
+        "bytes": snapshot.bytes,
+        "stored_bytes": snapshot.stored_bytes,
+        "complete": snapshot.complete,
+        "incomplete": issue_objects(snapshot.incomplete),
+    }

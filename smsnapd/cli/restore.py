@@ -1,0 +1,180 @@
+"""`smsnap restore`: all, or some paths, as of any recovery point."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from smsnapd.cli import output
+from smsnapd.cli.options import verb
+from smsnapd.cli.paths import volume_path
+from smsnapd.cli.session import Session
+from smsnapd.cli.times import local_text
+from smsnapd.errors import DamageError, UsageError
+from smsnapd.model import path_text
+from smsnapd.telemetry.sizes import size_text
+
+if TYPE_CHECKING:
+    from smsnapd.engine.history import History, SnapshotSummary
+    from smsnapd.engine.restore import RestoreOutcome, RestoreRequest
+    from smsnapd.repository import Repository
+
+INCOMPLETE = 3
+
+EXAMPLES = """
+smsnap restore --target /mnt/new
+smsnap restore --target /tmp/back --at "yesterday 14:00" notebooks/train.ipynb
+smsnap restore --target ~/SageMaker --overwrite if-changed --delete --dry-run
+smsnap restore --target /mnt/new --snapshot 3f9a --map-user 500:1000
+"""
+REPORT = """
+{"snapshot", "target", "files", "bytes", "fetched_bytes", "skipped",
+ "not_restored": [{"path", "reason"}], "notes": [text]}
+and with --dry-run "would": [text]
+progress on standard error, as `smsnap backup --help` has it
+"""
+
+
+@verb("restore", examples=EXAMPLES, report=REPORT)
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--target", required=True, metavar="DIR", help="Where to; made if it is not there.")
+@click.option("--at", metavar="TIME", help="The last recovery point at or before TIME.")
+@click.option(
+    "--snapshot", metavar="ID", help="An id, a unique prefix, `latest` or VOLUME@TIME.  [default: latest]"
+)
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "if-changed", "always"]),
+    help="What to do with files that exist in a target that is not empty.",
+)
+@click.option("--delete", is_flag=True, help="Remove from the target what the snapshot has not.")
+@click.option(
+    "--map-user", "users", multiple=True, metavar="OLD:NEW", help="Give OLD's files to NEW; names or numbers."
+)
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be.")
+def restore(
+    paths: tuple[str, ...],
+    target: str,
+    at: str | None,
+    snapshot: str | None,
+    overwrite: str | None,
+    delete: bool,
+    users: tuple[str, ...],
+    dry_run: bool,
+) -> int:
+    """Bring back all of a volume, or some paths, as of any recovery point.
+
+    A target that is not empty is refused unless --overwrite says how. A restore that was cut off
+    goes on where it stopped when it is run again. As root everything is set; an ordinary user gets
+    files of their own and is told what could not be set. Exit status 3 means that something could
+    not be restored; it is named. Exit status 13 means that the repository could not give it back.
+    """
+    from smsnapd.engine.restore import run_restore
+
+    session = Session.current()
+    if at and snapshot:
+        raise UsageError("choose a recovery point", "--at and --snapshot are both given", "give one of them")
+    request = _request(session, paths, target, overwrite, delete, users, dry_run)
+    with session.repository(contents=not dry_run) as repository:
+        history, found = _chosen(session, repository, at, snapshot)
+        if not session.options.quiet:
+            _announce(found)
+        with session.progress() as progress:
+            outcome = run_restore(repository, session.settings, history, found, request, progress)
+    _report(session, found, request, outcome)
+    if outcome.damaged:
+        return DamageError.exit_status
+    return INCOMPLETE if outcome.not_restored else 0
+
+
+def _request(
+    session: Session,
+    paths: tuple[str, ...],
+    target: str,
+    overwrite: str | None,
+    delete: bool,
+    users: tuple[str, ...],
+    dry_run: bool,
+) -> RestoreRequest:
+    from smsnapd.engine.restore import RestoreRequest
+
+    return RestoreRequest(
+        target=os.fsencode(Path(target).expanduser().absolute()),
+        paths=tuple(volume_path(path, session.config.volume.path) for path in paths),
+        overwrite=overwrite,
+        delete=delete,
+        users=tuple(user_pair(text) for text in users),
+        dry_run=dry_run,
+        workers=None,
+    )
+
+
+def user_pair(text: str) -> tuple[str, str]:
+    """OLD and NEW of `OLD:NEW`, neither of them empty."""
+    old, colon, new = text.partition(":")
+    if not (colon and old and new) or ":" in new:
+        raise UsageError(
+            f"map the user {text!r}", "it is not OLD:NEW", "write for example --map-user 500:1000"
+        )
+    return old, new
+
+
+def _chosen(
+    session: Session, repository: Repository, at: str | None, snapshot: str | None
+) -> tuple[History, SnapshotSummary]:
+    return session.find_at(repository, at) if at else session.find(repository, snapshot or "latest")
+
+
+def _announce(snapshot: SnapshotSummary) -> None:
+    """Say which moment it will be, before anything is changed."""
+    when = local_text(snapshot.time_us)
+    print(f"smsnap: {snapshot.kind} {snapshot.id} of {snapshot.volume}, {when}", file=sys.stderr)
+    if not snapshot.complete:
+        missed = ", ".join(path_text(issue.path) for issue in snapshot.incomplete[:5])
+        more = f" and {len(snapshot.incomplete) - 5} more" if len(snapshot.incomplete) > 5 else ""
+        print(f"smsnap: the backup itself is incomplete: it missed {missed}{more}", file=sys.stderr)
+
+
+def _report(
+    session: Session, snapshot: SnapshotSummary, request: RestoreRequest, outcome: RestoreOutcome
+) -> None:
+    if session.options.json:
+        output.document(_outcome_object(snapshot, request, outcome))
+        return
+    for text in outcome.would:
+        output.line(text)
+    for issue in outcome.not_restored:
+        print(f"smsnap: not restored: {path_text(issue.path)}: {issue.reason}", file=sys.stderr)
+    if session.options.quiet:
+        return
+    for text in outcome.notes:
+        print(f"smsnap: note: {text}", file=sys.stderr)
+    output.line(f"{_summary(request, outcome)} to {path_text(request.target)}")
+
+
+def _summary(request: RestoreRequest, outcome: RestoreOutcome) -> str:
+    did = "would restore" if request.dry_run else "restored"
+    text = f"{did} {outcome.files:,} files, {size_text(outcome.bytes)}"
+    if outcome.skipped:
+        text += f", {outcome.skipped:,} left as they were"
+    return text if request.dry_run else f"{text}, {size_text(outcome.fetched_bytes)} fetched"
+
+
+def _outcome_object(
+    snapshot: SnapshotSummary, request: RestoreRequest, outcome: RestoreOutcome
+) -> dict[str, object]:
+    shape: dict[str, object] = {
+        "snapshot": snapshot.id,
+        "target": path_text(request.target),
+        "files": outcome.files,
+        "bytes": outcome.bytes,
+        "fetched_bytes": outcome.fetched_bytes,
+        "skipped": outcome.skipped,
+        "not_restored": output.issue_objects(outcome.not_restored),
+        "notes": list(outcome.notes),
+    }
+    return {**shape, "would": list(outcome.would)} if request.dry_run else shape

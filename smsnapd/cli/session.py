@@ -1,0 +1,207 @@
+"""What one run of a verb has at hand: configuration, repository, volume, snapshot, progress."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from smsnapd import telemetry
+from smsnapd.cli import passphrase
+from smsnapd.cli.options import Options
+from smsnapd.cli.times import Selector, parse_selector, parse_time
+from smsnapd.config import VOLUME_NAME, Config, Overrides, load
+from smsnapd.errors import UsageError
+from smsnapd.instance import default_volume_name, read_notebook
+from smsnapd.store.base import StoreSettings
+
+if TYPE_CHECKING:
+    from smsnapd.engine.history import History, SnapshotSummary
+    from smsnapd.engine.progress import Progress
+    from smsnapd.instance import Notebook
+    from smsnapd.repository import Credentials, Repository
+
+
+class Session:
+    """Made by each verb from the options; reads the configuration once, opens things when asked."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        telemetry.set_up_logging(options.verbosity, sys.stderr)
+
+    @classmethod
+    def current(cls) -> Session:
+        """The session of the verb that click is running."""
+        return cls(click.get_current_context().ensure_object(Options))
+
+    @cached_property
+    def config(self) -> Config:
+        """The configuration in force."""
+        given = self.options
+        overrides = Overrides(given.repository, given.path, given.volume, given.passphrase_file)
+        return load(given.config, overrides)
+
+    @cached_property
+    def _notebook(self) -> Notebook | None:
+        return read_notebook()
+
+    @property
+    def settings(self) -> StoreSettings:
+        """Where the repository is; UsageError if nothing says it."""
+        repository = self.config.repository
+        if not repository.url:
+            hint = "give --repository, set SMSNAP_REPOSITORY, or write [repository] url"
+            raise UsageError("find the repository", "no URL is configured", hint)
+        return StoreSettings(
+            url=repository.url,
+            region=repository.region or self._region(),
+            endpoint_url=repository.endpoint_url,
+            path_style=repository.path_style,
+            checksums=repository.checksums,
+            ca_bundle=str(repository.ca_bundle or ""),
+        )
+
+    def _region(self) -> str:
+        """The region that AWS's own variables name, else the notebook's."""
+        if not self.config.repository.url.startswith("s3:"):
+            return ""
+        usual = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return usual or (self._notebook.region if self._notebook else "")
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the local cache lies."""
+        assert self.config.state.dir is not None  # `load` fills it
+        return self.config.state.dir
+
+    def new_passphrase(self) -> str:
+        """The passphrase of a repository that is about to be made; asked for twice."""
+        found = self._found_passphrase()
+        return passphrase.ask("make the repository", twice=True) if found is None else found
+
+    def _found_passphrase(self) -> str | None:
+        given = self.options.passphrase_file is not None
+        return passphrase.find_passphrase(given, self.config.encryption, os.environ)
+
+    @contextmanager
+    def repository(self, *, contents: bool) -> Iterator[Repository]:
+        """The repository, opened for the length of a `with`.
+
+        `contents` says whether file contents will be read; without, a configured write key will do.
+        """
+        from smsnapd.repository import Repository
+        from smsnapd.repository.access import load_repository_record
+        from smsnapd.store import open_store
+
+        store = open_store(self.settings)
+        try:
+            credentials = self._credentials(contents)
+            if credentials is None:
+                load_repository_record(
+                    store
+                )  # nobody should type a passphrase for a repository that is not there
+                credentials = self._typed()
+            yield Repository.open(store, credentials)
+        finally:
+            store.close()
+
+    def _credentials(self, contents: bool) -> Credentials | None:
+        """What opens the repository without asking anybody."""
+        from smsnapd.repository import Credentials
+
+        encryption = self.config.encryption
+        explicit = self.options.passphrase_file is not None or bool(os.environ.get("SMSNAP_PASSPHRASE"))
+        if encryption.write_key_file and not contents and not explicit:
+            return Credentials(
+                write_key_text=_read_key(encryption.write_key_file), recipients=encryption.recipients
+            )
+        found = self._found_passphrase()
+        return None if found is None else self._by_passphrase(found)
+
+    def _typed(self) -> Credentials:
+        return self._by_passphrase(passphrase.ask("open the repository", twice=False))
+
+    def _by_passphrase(self, text: str) -> Credentials:
+        from smsnapd.repository import Credentials
+
+        recipients = self.config.encryption.recipients
+        if text.strip().startswith(passphrase.RECOVERY_KEY_PREFIX):
+            return Credentials(recovery_key=text.strip(), recipients=recipients)
+        return Credentials(passphrase=text, recipients=recipients)
+
+    @property
+    def own_volume(self) -> str:
+        """The name under which this machine's volume is backed up."""
+        return self.config.volume.name or default_volume_name(self._notebook, socket.gethostname())
+
+    @property
+    def named_volume(self) -> str:
+        """The volume that was named for this run, by option or environment; "" if none was."""
+        return self.options.volume or os.environ.get("SMSNAP_VOLUME", "")
+
+    def volume_in(self, repository: Repository) -> str:
+        """The volume to look at: the one named, else one's own, else the only one that there is."""
+        volumes = repository.volumes()
+        name = self.named_volume or self.own_volume
+        if name in volumes:
+            return name
+        if len(volumes) == 1 and not self.named_volume:
+            return volumes[0]
+        raise _no_volume(name, volumes)
+
+    def find(self, repository: Repository, selector: str) -> tuple[History, SnapshotSummary]:
+        """The snapshot that a person named, and the history that it is in."""
+        wanted = parse_selector(selector)
+        history = self._history(repository, wanted)
+        return history, history.at(_moment(wanted.time)) if wanted.time else history.find(wanted.name)
+
+    def find_at(self, repository: Repository, time_text: str) -> tuple[History, SnapshotSummary]:
+        """The last recovery point at or before a time as people write it."""
+        moment = _moment(time_text)
+        history = self._history(repository, Selector("", "", time_text))
+        return history, history.at(moment)
+
+    def _history(self, repository: Repository, wanted: Selector) -> History:
+        from smsnapd.engine.history import History
+
+        if not wanted.volume:
+            return History.load(repository, self.volume_in(repository))
+        volumes = repository.volumes()
+        if wanted.volume not in volumes or not VOLUME_NAME.fullmatch(wanted.volume):
+            raise _no_volume(wanted.volume, volumes)
+        return History.load(repository, wanted.volume)
+
+    def progress(self) -> AbstractContextManager[Progress]:
+        """Progress on standard error, for the length of a `with`."""
+        options = self.options
+        return telemetry.progress_to(sys.stderr, as_json=options.json, quiet=options.quiet)
+
+
+def _moment(text: str) -> int:
+    return parse_time(text, time.time_ns() // 1000)
+
+
+def _no_volume(name: str, volumes: list[str]) -> UsageError:
+    if not volumes:
+        return UsageError(
+            f"find volume {name}", "the repository holds no backup yet", "make one: smsnap backup"
+        )
+    hint = f"name one with --volume: {', '.join(volumes)}"
+    return UsageError(f"find volume {name}", "the repository does not hold it", hint)
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except OSError as error:
+        raise UsageError(f"read the write key {path}", error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"read the write key {path}", "it is no write key file") from error

@@ -1,0 +1,295 @@
+"""What differs between the volume now and the last commit: a scan held against the local index.
+
+The scan is one pass; what it finds is spooled to an unnamed file, so memory does not grow with the
+tree. A second pass (`ChangeSet.directories`) settles what needs the whole picture: which name of
+a hard-link group comes first, and what was only renamed.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+import msgspec
+
+from smsnapd.model import (
+    CHUNK_TARGET,
+    Entry,
+    Flag,
+    Kind,
+    Listing,
+    directory_key,
+    join_path,
+)
+from smsnapd.state import State, has_names, is_alias
+from smsnapd.volume.tarball.read import HEADER, READ
+
+FRAME: Final = struct.Struct("<I")
+
+
+class Change(NamedTuple):
+    """A new or changed entry as scanned, and what the index has for it.
+
+    `mode` is READ, or HEADER if `entry` is complete but for its header: nothing but its place changed.
+    """
+
+    entry: Entry
+    previous: Entry | None
+    mode: int = READ
+
+
+class DirectoryChange(NamedTuple):
+    """What changed in one directory: entries sorted by name, and the names that are gone."""
+
+    directory: bytes
+    changed: list[Change]
+    gone: list[bytes]
+
+
+class TreeCounts(NamedTuple):
+    """The size of the whole tree: names, regular files (each inode's names counted), bytes."""
+
+    entries: int
+    files: int
+    bytes: int
+
+
+Recheck = Callable[[bytes, Entry, Entry], Entry | None]
+"""Reads an unsettled entry again: (directory, scanned, indexed) to its settled form, None if it differs."""
+
+
+class ChangeSet:
+    """The differences found by one scan."""
+
+    def __init__(self, state: State, *, reread: bool = False) -> None:
+        """With `reread` no entry is taken as unchanged for its stat alone: all are read again."""
+        self._state = state
+        self._reread = reread
+        # Next to the index and not in /tmp, which may be small or memory.
+        self._spool = tempfile.TemporaryFile(dir=state.path.parent)  # noqa: SIM115 (closed by close())
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(DirectoryChange).decode
+        self._decode_entry = msgspec.msgpack.Decoder(Entry).decode
+        self._gone_by_inode: dict[int, bytes] = {}
+        self._touched: set[int] = set()
+        # Unchanged by stat, and yet different: their inode must not vouch for them.
+        self._differs: set[bytes] = set()
+        self._tree = [0, 0, 0]
+        self._kept: Callable[[bytes], bool] = lambda path: False
+        self.changed = 0
+        self.deleted = 0
+        self.files_to_read = 0
+        self.bytes_to_read = 0
+        self.settled: dict[bytes, list[Entry]] = {}
+
+    def close(self) -> None:
+        """Drop the spool."""
+        self._spool.close()
+
+    @property
+    def tree(self) -> TreeCounts:
+        """Counts of the tree that was scanned."""
+        return TreeCounts(*self._tree)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing differs."""
+        return not self.changed and not self.deleted
+
+    def compare(self, listings: Iterable[Listing], kept: Callable[[bytes], bool], recheck: Recheck) -> None:
+        """Hold a scan against the index.
+
+        `kept` says of a path that it could not be looked at: what the index has of it and below stays.
+        """
+        self._kept = kept
+        scanned = iter(listings)
+        indexed = self._state.listings()
+        new, old = next(scanned, None), next(indexed, None)
+        while new is not None or old is not None:
+            new_key = directory_key(new.directory) if new else b""
+            old_key = directory_key(old.directory) if old else b""
+            if old is None or (new is not None and new_key < old_key):
+                assert new is not None
+                self._directory(new.directory, new.entries, [], recheck)
+                new = next(scanned, None)
+            elif new is None or old_key < new_key:
+                if not kept(old.directory):
+                    self._directory(old.directory, [], old.entries, recheck)
+                old = next(indexed, None)
+            else:
+                self._directory(new.directory, new.entries, old.entries, recheck)
+                new, old = next(scanned, None), next(indexed, None)
+
+    def _directory(self, directory: bytes, new: list[Entry], old: list[Entry], recheck: Recheck) -> None:
+        before = {entry.name: entry for entry in old}
+        changed: list[Change] = []
+        settled: list[Entry] = []
+        self._count(new)
+        for entry in new:
+            previous = before.pop(entry.name, None)
+            if previous is None or not same_stat(entry, previous):
+                changed.append(Change(entry, previous))
+            elif self._reread or previous.flags & Flag.UNSETTLED:
+                fresh = recheck(directory, entry, previous)
+                if fresh is None:
+                    self._differs.add(join_path(directory, entry.name))
+                    changed.append(Change(entry, previous))
+                elif fresh.flags != previous.flags:
+                    settled.append(fresh)
+        if settled:
+            self.settled[directory] = settled
+        for name in [name for name in before if self._kept(join_path(directory, name))]:
+            del before[name]
+        if changed or before:
+            self._record(directory, changed, before)
+
+    def _count(self, entries: list[Entry]) -> None:
+        self._tree[0] += len(entries)
+        files = [entry.size for entry in entries if entry.kind == Kind.REGULAR]
+        self._tree[1] += len(files)
+        self._tree[2] += sum(files)
+
+    def _record(self, directory: bytes, changed: list[Change], gone: dict[bytes, Entry]) -> None:
+        for entry, previous, _ in changed:
+            self._touch(entry)
+            if previous is not None:
+                self._touch(previous)
+            if entry.kind == Kind.REGULAR:
+                self.files_to_read += 1
+                self.bytes_to_read += entry.size
+        for entry in gone.values():
+            self._touch(entry)
+            if entry.kind == Kind.REGULAR and (entry.content or is_alias(entry)):
+                self._gone_by_inode[entry.inode] = self._encode(entry)
+        self.changed += len(changed)
+        self.deleted += len(gone)
+        self._write(DirectoryChange(directory, changed, sorted(gone)))
+
+    def _touch(self, entry: Entry) -> None:
+        if has_names(entry):
+            self._touched.add(entry.inode)
+
+    def _write(self, change: DirectoryChange) -> None:
+        data = self._encode(change)
+        self._spool.write(FRAME.pack(len(data)) + data)
+
+    def _read(self) -> Iterator[DirectoryChange]:
+        """From the start; several readers may be under way at once."""
+        self._spool.flush()
+        descriptor, position = self._spool.fileno(), 0
+        while frame := os.pread(descriptor, FRAME.size, position):
+            (length,) = FRAME.unpack(frame)
+            yield self._decode(os.pread(descriptor, length, position + FRAME.size))
+            position += FRAME.size + length
+
+    def directories(self) -> Iterator[DirectoryChange]:
+        """The changes in catalog order, complete: first names and aliases told apart, renames found."""
+        first_names: dict[int, bytes] = {}
+        for directory, changed, gone in _merged(self._read(), self._forced()):
+            changes = [self._settle(directory, change, first_names) for change in changed]
+            yield DirectoryChange(directory, changes, gone)
+
+    def _forced(self) -> dict[bytes, dict[bytes, Entry]]:
+        """Unchanged names of inodes whose set of names changed: they are recorded again, by directory."""
+        forced: dict[bytes, dict[bytes, Entry]] = {}
+        for inode in self._touched:
+            for path in self._state.names_of(inode):
+                directory, _, name = path.rpartition(b"/")
+                entry = self._state.entry(path)
+                if entry is not None and entry.inode == inode:
+                    forced.setdefault(directory, {})[name] = entry
+        return forced
+
+    def _settle(self, directory: bytes, change: Change, first_names: dict[int, bytes]) -> Change:
+        entry, previous, _ = change
+        if has_names(entry):
+            path = join_path(directory, entry.name)
+            first = first_names.setdefault(entry.inode, path)
+            if first != path:
+                alias = msgspec.structs.replace(entry, flags=Flag.ALIAS, target=first)
+                return Change(alias, None, READ)
+        previous = self._origin(entry, previous)
+        differs = join_path(directory, entry.name) in self._differs
+        if previous is not None and not differs and _same_content(entry, previous):
+            return Change(_moved(entry, previous), previous, HEADER)
+        return Change(entry, previous, READ)
+
+    def _origin(self, entry: Entry, previous: Entry | None) -> Entry | None:
+        """The indexed entry that may hold this entry's content: the same inode's, by whatever name."""
+        if previous is None or previous.inode != entry.inode:
+            raw = self._gone_by_inode.get(entry.inode)
+            previous = self._decode_entry(raw) if raw is not None else previous
+        if previous is not None and is_alias(previous):
+            previous = self._state.entry(previous.target)
+        if previous is None or previous.kind != entry.kind or is_alias(previous):
+            return None
+        return previous
+
+
+def _merged(
+    changes: Iterator[DirectoryChange], forced: dict[bytes, dict[bytes, Entry]]
+) -> Iterator[DirectoryChange]:
+    """`changes` and the forced entries, in catalog order. What is changed or gone anyway is not forced."""
+    rest = sorted(forced, key=directory_key, reverse=True)
+    for change in changes:
+        while rest and directory_key(rest[-1]) < directory_key(change.directory):
+            directory = rest.pop()
+            yield _with_forced(DirectoryChange(directory, [], []), forced[directory])
+        if rest and rest[-1] == change.directory:
+            yield _with_forced(change, forced[rest.pop()])
+        else:
+            yield change
+    for directory in reversed(rest):
+        yield _with_forced(DirectoryChange(directory, [], []), forced[directory])
+
+
+def _with_forced(change: DirectoryChange, entries: dict[bytes, Entry]) -> DirectoryChange:
+    present = {item.entry.name for item in change.changed} | set(change.gone)
+    extra = [Change(_scanned(entry), entry) for name, entry in entries.items() if name not in present]
+    changed = sorted([*change.changed, *extra], key=lambda item: item.entry.name)
+    return DirectoryChange(change.directory, changed, change.gone)
+
+
+def _scanned(entry: Entry) -> Entry:
+    """An indexed entry as a scan would have shown it."""
+    return msgspec.structs.replace(
+        entry, flags=0, target=b"", xattrs=(), segments=(), header=None, content=(), digest=b""
+    )
+
+
+def same_stat(entry: Entry, indexed: Entry) -> bool:
+    """Whether `stat` shows no difference; ctime moves with every change that `stat` can show."""
+    return (
+        entry.ctime_ns == indexed.ctime_ns
+        and entry.inode == indexed.inode
+        and entry.mtime_ns == indexed.mtime_ns
+        and (entry.size == indexed.size or entry.kind != Kind.REGULAR)
+        and entry.mode == indexed.mode
+        and entry.kind == indexed.kind
+        and entry.uid == indexed.uid
+        and entry.gid == indexed.gid
+        and entry.links == indexed.links
+        and entry.rdev == indexed.rdev
+    )
+
+
+def _same_content(entry: Entry, previous: Entry) -> bool:
+    """Whether the inode is untouched since it was stored as `previous`: only its place may differ."""
+    return (
+        previous.header is not None
+        and not previous.flags & (Flag.UNSETTLED | Flag.CHANGED)
+        and same_stat(entry, previous)
+    )
+
+
+def _moved(entry: Entry, previous: Entry) -> Entry:
+    """`previous`, complete, under the name of `entry`."""
+    return msgspec.structs.replace(previous, name=entry.name, header=None)
+
+
+def is_large(entry: Entry) -> bool:
+    """Whether a scanned entry's content goes into chunks of its own."""
+    return entry.kind == Kind.REGULAR and entry.size >= CHUNK_TARGET and not is_alias(entry)

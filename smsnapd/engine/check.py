@@ -1,0 +1,314 @@
+"""Proof that a repository is whole: records, chains, catalogs, objects, and their bytes if asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ParamSpec
+
+from smsnapd.engine.history import check_link
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.tree import SnapshotTree
+from smsnapd.errors import DamageError
+from smsnapd.format import names
+from smsnapd.format.manifest import Manifest
+from smsnapd.format.names import DataKeyName, ManifestName
+from smsnapd.format.record import DataKeyRecord, Keyslot, Lease
+from smsnapd.model import ChunkRef
+from smsnapd.repository import Repository
+from smsnapd.repository.access import rosters_in_order
+from smsnapd.repository.contents import ChunkOpener, Fetcher
+from smsnapd.repository.manifests import Recorded, list_manifests, load_manifest
+from smsnapd.state import State
+from smsnapd.store.base import StoreSettings
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """What to check. `read_data` (n, t): also read the n-th of t shares of the chunks, (1, 1) for all.
+
+    `expect_head` is the id of a snapshot that must be there. `volume` None means all volumes.
+    """
+
+    volume: str | None
+    read_data: tuple[int, int] | None
+    expect_head: str | None
+    state_dir: Path
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is not as it was written."""
+
+    object: str
+    problem: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found. `opened` says whether contents were decrypted, and not only held against hashes."""
+
+    findings: tuple[Finding, ...]
+    fenced: tuple[str, ...]
+    snapshots: int
+    objects: int
+    bytes_read: int
+    opened: bool
+    notes: tuple[str, ...]
+
+
+def run_check(
+    repository: Repository, settings: StoreSettings, request: CheckRequest, progress: Progress
+) -> CheckReport:
+    """Check a repository; damage is a finding, never an exception. Raises StoreError and UsageError."""
+    return _Check(repository, request, progress).go()
+
+
+@dataclass
+class _Volume:
+    """What is known of one volume while it is checked."""
+
+    name: str
+    sizes: dict[str, int]
+    recorded: list[Recorded] = field(default_factory=list)
+    refs: dict[str, ChunkRef] = field(default_factory=dict)
+    manifests: dict[str, bytes] = field(default_factory=dict)
+
+
+class _Check:
+    def __init__(self, repository: Repository, request: CheckRequest, progress: Progress) -> None:
+        self._repository = repository
+        self._store = repository.store
+        self._request = request
+        self._progress = progress
+        self._findings: list[Finding] = []
+        self._fenced: list[str] = []
+        self._notes: list[str] = []
+        self._snapshots = 0
+        self._objects = 0
+        self._bytes_read = 0
+
+    def go(self) -> CheckReport:
+        """Check keys, then each volume."""
+        self._progress.phase("check keys")
+        self._keys()
+        volumes = self._repository.volumes()
+        if self._request.volume is not None:
+            volumes = [self._request.volume]
+        heads: set[str] = set()
+        for volume in volumes:
+            heads.update(self._volume(volume))
+        expected = self._request.expect_head
+        if expected is not None and expected not in heads:
+            self._find(
+                "manifests",
+                f"snapshot {expected}, which was expected, is not there: a newest end was cut off",
+            )
+        return CheckReport(
+            findings=tuple(self._findings),
+            fenced=tuple(self._fenced),
+            snapshots=self._snapshots,
+            objects=self._objects,
+            bytes_read=self._bytes_read,
+            opened=self._repository.identity is not None and self._request.read_data is not None,
+            notes=tuple(self._notes),
+        )
+
+    def _find(self, name: str, problem: str) -> None:
+        self._findings.append(Finding(name, problem))
+
+    def _try(self, name: str, work: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:
+        """Do something; damage becomes a finding about the object `name`."""
+        try:
+            work(*args, **kwargs)
+        except DamageError as error:
+            self._find(name, error.why)
+            return False
+        return True
+
+    # --- keys
+
+    def _keys(self) -> None:
+        repository = self._repository
+        self._try(
+            "keys/roster/", lambda: list(rosters_in_order(self._store, repository.id, repository.root_public))
+        )
+        slots = 0
+        for info in self._store.list("keys/"):
+            self._objects += 1
+            slot = names.parse_keyslot_name(info.name)
+            if slot is not None:
+                slots += 1
+                self._try(info.name, self._keyslot, slot)
+        if not slots:
+            self._find("keys/slots/", "every keyslot is missing")
+        for writer in repository.roster.writers:
+            if repository.identity is not None:
+                self._try(names.writer_name(writer.id), repository.read_writer_record, writer.id)
+
+    def _keyslot(self, slot: str) -> None:
+        Keyslot.decode(self._store.get(names.keyslot_name(slot)), slot, self._repository.id)
+
+    # --- one volume
+
+    def _volume(self, name: str) -> Iterator[str]:
+        self._progress.phase(f"check {name}")
+        sizes = {info.name: info.size for info in self._store.list(f"volumes/{name}/")}
+        self._objects += len(sizes)
+        volume = _Volume(name, sizes)
+        self._manifests(volume)
+        self._lease(volume)
+        self._chains(volume)
+        self._data_keys(volume)
+        self._presence(volume)
+        if self._request.read_data is not None:
+            self._contents(volume, *self._request.read_data)
+        self._local(volume)
+        return (recorded.name.snapshot for recorded in volume.recorded)
+
+    def _manifests(self, volume: _Volume) -> None:
+        listed = list_manifests(self._repository, volume.name)
+        self._fenced += [name.object_name() for name in listed.fenced]
+        previous: Recorded | None = None
+        expected = 1
+        for name in listed.counting:
+            if name.sequence != expected:
+                self._find(names.manifests_prefix(volume.name), _gap(expected, name.sequence - 1))
+                previous = None
+            expected = name.sequence + 1
+            previous = self._manifest(volume, name, previous)
+        for info_name in volume.sizes:
+            if (
+                info_name.startswith(names.manifests_prefix(volume.name))
+                and ManifestName.parse(info_name) is None
+            ):
+                self._notes.append(f"{info_name} is no manifest's name; it is ignored")
+
+    def _manifest(self, volume: _Volume, name: ManifestName, previous: Recorded | None) -> Recorded | None:
+        found: list[Recorded] = []
+        if not self._try(name.object_name(), lambda: found.append(load_manifest(self._repository, name))):
+            return None
+        recorded = found[0]
+        self._snapshots += 1
+        volume.recorded.append(recorded)
+        if previous is not None:
+            self._try(name.object_name(), check_link, previous, recorded)
+        elif name.sequence == 1 and recorded.manifest.parent is not None:
+            self._find(name.object_name(), "it is the first and names a parent")
+        self._collect(volume, recorded.manifest)
+        return recorded
+
+    def _collect(self, volume: _Volume, manifest: Manifest) -> None:
+        for ref in manifest.chunks:
+            volume.refs.setdefault(names.chunk_name(volume.name, ref.name_hash, ref.key_id), ref)
+        for ref in manifest.catalog:
+            volume.refs.setdefault(names.catalog_name(volume.name, ref.name_hash, ref.key_id), ref)
+
+    def _lease(self, volume: _Volume) -> None:
+        name = names.lease_name(volume.name)
+        if name in volume.sizes:
+            self._try(name, lambda: Lease.decode(self._store.get(name), volume.name, self._repository.id))
+        elif volume.recorded:
+            self._find(name, "the object is missing; the next backup writes it anew")
+
+    def _chains(self, volume: _Volume) -> None:
+        """Open every catalog, and fold every chain to its newest tree."""
+        chains: list[list[Recorded]] = []
+        for recorded in volume.recorded:
+            if recorded.name.kind == "full" or not chains:
+                chains.append([])
+            chains[-1].append(recorded)
+        for chain in chains:
+            if chain[0].name.kind != "full":
+                self._find(chain[0].name.object_name(), "the full that it follows from is missing")
+                continue
+            self._try(chain[-1].name.object_name(), self._fold, chain)
+
+    def _fold(self, chain: list[Recorded]) -> None:
+        tree = SnapshotTree(self._repository, chain)
+        for listing in tree.listings():
+            for entry in listing.entries:
+                for extent in (entry.header, *entry.content):
+                    if (
+                        extent is not None
+                        and extent.offset + extent.length > tree.chunks[extent.chunk].length
+                    ):
+                        raise DamageError("check the catalog", "an extent goes beyond its chunk's end")
+
+    def _data_keys(self, volume: _Volume) -> None:
+        for key_id in sorted({ref.key_id for rec in volume.recorded for ref in rec.manifest.chunks}):
+            name = DataKeyName(volume.name, key_id, None)
+            if names.data_key_name(*name) not in volume.sizes:
+                self._find(names.data_key_name(*name), "the object is missing")
+            else:
+                self._try(names.data_key_name(*name), self._data_key, name)
+
+    def _data_key(self, name: DataKeyName) -> None:
+        repository = self._repository
+        if repository.identity is not None:
+            repository.data_key(name.volume, name.key_id)
+            return
+        data = self._store.get(names.data_key_name(*name))
+        DataKeyRecord.decode(data, name, repository.id, repository.verify_key_of)
+
+    def _presence(self, volume: _Volume) -> None:
+        for name, ref in volume.refs.items():
+            if name not in volume.sizes:
+                if (ref.manifest or name) not in volume.sizes:
+                    self._find(ref.manifest or name, "the object is missing")
+            elif volume.sizes[name] != ref.stored_length:
+                self._find(name, f"it has {volume.sizes[name]} bytes, and should have {ref.stored_length}")
+
+    def _contents(self, volume: _Volume, share: int, shares: int) -> None:
+        refs = [
+            (name, ref) for name, ref in sorted(volume.refs.items()) if ref.name_hash[0] % shares == share - 1
+        ]
+        self._progress.phase(
+            f"read {volume.name}", files=len(refs), bytes=sum(ref.stored_length for _, ref in refs)
+        )
+        fetcher = Fetcher(self._store, volume.name)
+        for name, ref in refs:
+            self._try(name, self._content, volume, fetcher, name, ref)
+            self._progress.advance(files=1, bytes=ref.stored_length)
+        self._bytes_read += fetcher.fetched_bytes
+
+    def _content(self, volume: _Volume, fetcher: Fetcher, name: str, ref: ChunkRef) -> None:
+        if names.parse_chunk_name(name) is None or self._repository.identity is None:
+            fetcher.fetch(ref, name)
+            return
+        keys = {ref.key_id: self._repository.data_key(volume.name, ref.key_id).secret}
+        writers = [writer.id for writer in self._repository.roster.writers]
+        names_keys = tuple(
+            self._repository.volume_keys(volume.name, writer).chunk_names for writer in writers
+        )
+        ChunkOpener(fetcher, self._repository.id, volume.name, keys, names_keys).open(ref)
+
+    def _local(self, volume: _Volume) -> None:
+        """What this machine remembers having committed must be there."""
+        path = State.path_of(self._request.state_dir, self._repository.repository_id, volume.name)
+        if not path.exists():
+            self._notes.append(
+                f"{volume.name}: this machine remembers no snapshot, so a newest end that was cut off "
+                "would not show; give --expect-head"
+            )
+            return
+        state = State.open(self._request.state_dir, self._repository.repository_id, volume.name)
+        try:
+            newest = state.newest_seen
+        finally:
+            state.close()
+        if newest is None:
+            return
+        known = {(recorded.name.sequence, recorded.name.snapshot) for recorded in volume.recorded}
+        if newest not in known:
+            self._find(
+                names.manifests_prefix(volume.name),
+                f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off",
+            )
+
+
+def _gap(first: int, last: int) -> str:
+    return f"manifest {first} is missing" if first == last else f"manifests {first} to {last} are missing"

@@ -1,0 +1,70 @@
+"""Numbers for the chunks that a run stores or uses again: those of the local index, and new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from smsnapd.engine.storing import Piece
+from smsnapd.model import ChunkRef, Entry
+
+
+class ChunkTable:
+    """Chunks by number. Numbers below `first_new` are the index's own."""
+
+    def __init__(self, committed: dict[int, ChunkRef], journal: Iterable[ChunkRef]) -> None:
+        self._refs = dict(committed)
+        self._numbers = {ref.name_hash: number for number, ref in committed.items()}
+        self._journal = {ref.name_hash: ref for ref in journal if ref.name_hash not in self._numbers}
+        self.first_new = max(committed, default=0) + 1
+        self._next = self.first_new
+        self.attached: dict[int, bytes] = {}
+
+    @property
+    def known(self) -> frozenset[bytes]:
+        """Hashes of the chunks that need not be stored again."""
+        return frozenset(self._numbers) | frozenset(self._journal)
+
+    def number(self, piece: Piece) -> int:
+        """The number of a chunk that a worker made, or found to be known."""
+        number = self._numbers.get(piece.name_hash)
+        if number is None:
+            ref = piece.ref or self._journal[piece.name_hash]
+            number = self._next
+            self._next += 1
+            self._numbers[piece.name_hash] = number
+            self._refs[number] = ref
+            if piece.sealed:
+                self.attached[number] = piece.sealed
+        return number
+
+    def settle(self, refs: Iterable[ChunkRef]) -> None:
+        """What was put in the end: of two workers that made one chunk, the first one's object stays."""
+        for ref in refs:
+            number = self._numbers.get(ref.name_hash)
+            if number is not None:
+                self._refs[number] = ref
+
+    def replace(self, number: int, ref: ChunkRef) -> None:
+        """Give a chunk another place: attached to a manifest, or an object of its own."""
+        self._refs[number] = ref
+
+    def __getitem__(self, number: int) -> ChunkRef:
+        """The chunk with a number."""
+        return self._refs[number]
+
+    def new(self) -> dict[int, ChunkRef]:
+        """The chunks numbered since the start."""
+        return {number: ref for number, ref in self._refs.items() if number >= self.first_new}
+
+    def all_numbers(self) -> set[int]:
+        """Every number in use."""
+        return set(self._refs)
+
+
+def chunks_of(entries: Iterable[Entry]) -> Iterable[int]:
+    """The chunk numbers that entries name, with repetitions."""
+    for entry in entries:
+        if entry.header is not None:
+            yield entry.header.chunk
+            for extent in entry.content:
+                yield extent.chunk

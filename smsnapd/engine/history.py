@@ -1,0 +1,164 @@
+"""The recovery points of a volume: listed, named by people, joined into chains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from smsnapd.errors import DamageError, SmsnapError, UsageError
+from smsnapd.format.manifest import Issue
+from smsnapd.format.names import ManifestName, format_time_us
+from smsnapd.repository import Repository
+from smsnapd.repository.manifests import Listed, Recorded, list_manifests, load_manifest
+
+
+@dataclass(frozen=True)
+class SnapshotSummary:
+    """One recovery point, as it is listed."""
+
+    id: str
+    volume: str
+    time_us: int
+    kind: str
+    mode: str
+    parent: str | None
+    files: int
+    bytes: int
+    stored_bytes: int
+    complete: bool
+    incomplete: tuple[Issue, ...]
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """A manifest that could not be used."""
+
+    name: ManifestName
+    error: SmsnapError
+
+
+def summarise(recorded: Recorded) -> SnapshotSummary:
+    """A manifest as it is listed."""
+    manifest = recorded.manifest
+    return SnapshotSummary(
+        id=recorded.name.snapshot,
+        volume=recorded.name.volume,
+        time_us=recorded.name.time_us,
+        kind=recorded.name.kind,
+        mode=manifest.mode,
+        parent=manifest.parent.snapshot if manifest.parent else None,
+        files=manifest.statistics.files,
+        bytes=manifest.statistics.bytes,
+        stored_bytes=manifest.statistics.stored_bytes,
+        complete=manifest.completeness.complete,
+        incomplete=manifest.completeness.incomplete,
+        sequence=recorded.name.sequence,
+    )
+
+
+class History:
+    """One volume's manifests. Names are listed at once; manifests are opened when asked for, and kept."""
+
+    def __init__(self, repository: Repository, volume: str, listed: Listed) -> None:
+        self._repository = repository
+        self.volume = volume
+        self.names = listed.counting
+        self.fenced = listed.fenced
+        self._recorded: dict[str, Recorded] = {}
+
+    @classmethod
+    def load(cls, repository: Repository, volume: str) -> History:
+        """List the volume's manifests."""
+        return cls(repository, volume, list_manifests(repository, volume))
+
+    def record(self, name: ManifestName) -> Recorded:
+        """One manifest, opened and verified."""
+        found = self._recorded.get(name.snapshot)
+        if found is None:
+            found = self._recorded[name.snapshot] = load_manifest(self._repository, name)
+        return found
+
+    @property
+    def head_name(self) -> ManifestName | None:
+        """The newest manifest's name."""
+        return self.names[-1] if self.names else None
+
+    @cached_property
+    def _opened(self) -> tuple[tuple[SnapshotSummary, ...], tuple[Damaged, ...]]:
+        good: list[SnapshotSummary] = []
+        bad: list[Damaged] = []
+        for name in self.names:
+            try:
+                good.append(summarise(self.record(name)))
+            except DamageError as error:
+                bad.append(Damaged(name, error))
+        return tuple(good), tuple(bad)
+
+    @property
+    def snapshots(self) -> tuple[SnapshotSummary, ...]:
+        """All recovery points whose manifests are whole, oldest first; opens every manifest."""
+        return self._opened[0]
+
+    @property
+    def damaged(self) -> tuple[Damaged, ...]:
+        """The manifests that are not whole."""
+        return self._opened[1]
+
+    def find(self, selector: str) -> SnapshotSummary:
+        """The recovery point named by an id, a unique prefix of it, or `latest`."""
+        if not self.names:
+            raise UsageError(f"find the snapshot {selector}", f"volume {self.volume} has none yet")
+        if selector == "latest":
+            return summarise(self.record(self.names[-1]))
+        matches = [name for name in self.names if selector and name.snapshot.startswith(selector)]
+        if len(matches) != 1:
+            why = "no snapshot has this id" if not matches else f"{len(matches)} snapshots begin so"
+            raise UsageError(f"find the snapshot {selector}", why, "`smsnap snapshots` lists them")
+        return summarise(self.record(matches[0]))
+
+    def at(self, time_us: int) -> SnapshotSummary:
+        """The last recovery point at or before a time (microseconds since the epoch)."""
+        matches = [name for name in self.names if name.time_us <= time_us]
+        if not matches:
+            first = (
+                f"the first is of {format_time_us(self.names[0].time_us)}"
+                if self.names
+                else "there is none yet"
+            )
+            raise UsageError(f"find a recovery point at or before {format_time_us(time_us)}", first)
+        return summarise(self.record(matches[-1]))
+
+    def chain(self, snapshot: str) -> list[Recorded]:
+        """The manifests that make a snapshot's tree: its full, and the incrementals up to it.
+
+        DamageError if one is missing or does not follow from the one before.
+        """
+        position = next(i for i, name in enumerate(self.names) if name.snapshot == snapshot)
+        start = position
+        while self.names[start].kind != "full":
+            if start == 0:
+                raise DamageError(f"restore snapshot {snapshot}", "the full that it follows from is missing")
+            start -= 1
+        chain = [self.record(name) for name in self.names[start : position + 1]]
+        for before, after in pairwise(chain):
+            check_link(before, after)
+        return chain
+
+
+def check_link(before: Recorded, after: Recorded) -> None:
+    """DamageError unless `after` is the manifest right behind `before`."""
+    if after.name.sequence != before.name.sequence + 1:
+        raise DamageError(
+            f"follow the chain of volume {after.name.volume}",
+            f"manifests {before.name.sequence + 1} to {after.name.sequence - 1} are missing",
+            "recovery points before them can still be restored",
+        )
+    parent = after.manifest.parent
+    if parent is None or parent.manifest_hash != before.hash or parent.snapshot != before.name.snapshot:
+        raise DamageError(
+            f"follow the chain of volume {after.name.volume}",
+            f"{after.name.object_name()} does not follow from {before.name.object_name()}",
+            "one of them was replaced; recovery points before can still be restored",
+        )

@@ -1,0 +1,54 @@
+"""Keeping the local index in step with the repository: used if it mirrors the head, else made from it."""
+
+from __future__ import annotations
+
+from smsnapd.engine.history import History
+from smsnapd.engine.tree import SnapshotTree
+from smsnapd.repository import Repository
+from smsnapd.repository.manifests import Recorded
+from smsnapd.state import Head, State
+
+
+def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
+    """What the index remembers of a commit."""
+    return Head(recorded.name.snapshot, recorded.name.sequence, recorded.hash, root, filesystem)
+
+
+def bring_up(
+    repository: Repository, history: History, state: State, root: bytes, filesystem: str
+) -> Recorded | None:
+    """Make `state` mirror the newest commit of `history`; that commit, None if there is none.
+
+    An index of another commit or another volume is made anew from the catalogs. Then no digests are
+    known: what a stat cannot tell apart is read again, once.
+    """
+    name = history.head_name
+    if name is None:
+        if state.head is not None:
+            state.forget()
+        return None
+    recorded = history.record(name)
+    expected = head_of(recorded, root, filesystem)
+    if state.head != expected:
+        _make_anew(repository, history, state, recorded, expected)
+    return recorded
+
+
+def _make_anew(
+    repository: Repository, history: History, state: State, recorded: Recorded, head: Head
+) -> None:
+    tree = SnapshotTree(repository, history.chain(recorded.name.snapshot))
+    with state.update(anew=True) as update:
+        for listing in tree.listings():
+            update.put(listing)
+        update.put_chunks(dict(enumerate(tree.chunks)))
+        update.commit(head)
+
+
+def rolled_back(history: History, state: State) -> bool:
+    """Whether the repository lacks a snapshot that was committed from here: its newest end was cut off."""
+    newest = state.newest_seen
+    if newest is None:
+        return False
+    sequence, snapshot = newest
+    return not any(name.sequence == sequence and name.snapshot == snapshot for name in history.names)

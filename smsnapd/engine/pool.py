@@ -1,0 +1,245 @@
+"""Worker processes: jobs in, results out in the order of the jobs, within a bounded window.
+
+Processes and not threads, because reading and writing many small files under one interpreter
+lock takes several times as long. A `Task` is sent to each process once and opened there;
+jobs and results are msgspec structs. With no workers the task runs in this process.
+
+    with Pool(task, workers=2) as pool:
+        for result in pool.run(jobs):
+            ...
+        pool.finish()
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+
+from smsnapd.errors import SmsnapError
+
+J = TypeVar("J")
+R = TypeVar("R")
+J_contra = TypeVar("J_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+WINDOW_PER_WORKER = 4
+QUEUED_PER_WORKER = 2
+FINISH = b""
+OK, FAILED = b"\x00", b"\x01"
+
+
+class Worker(Protocol[J_contra, R_co]):
+    """What runs in a process."""
+
+    def handle(self, job: J_contra) -> R_co:
+        """Do one job."""
+
+    def finish(self) -> R_co:
+        """Complete what `handle` left under way; called once, after the last job."""
+
+    def close(self) -> None:
+        """Let go of everything. May be called more than once."""
+
+
+class Task(Protocol[J_contra, R_co]):
+    """What can be sent to a process and opened there; must pickle. The types are for msgspec."""
+
+    @property
+    def job_type(self) -> Any:
+        """The type of jobs."""
+
+    @property
+    def result_type(self) -> Any:
+        """The type of results."""
+
+    def open(self) -> Worker[J_contra, R_co]:
+        """Make the worker, in the process in which it runs."""
+
+
+class Pool(Generic[J, R]):
+    """Runs jobs of one task. `workers` 0 means: in this process."""
+
+    def __init__(self, task: Task[J, R], workers: int) -> None:
+        self._task = task
+        self._inline: Worker[J, R] | None = None
+        self._processes: list[_Process] = []
+        self._decode = msgspec.msgpack.Decoder(task.result_type).decode
+        self._encode = msgspec.msgpack.Encoder().encode
+        if workers == 0:
+            self._inline = task.open()
+            return
+        method = "fork" if threading.active_count() == 1 else "spawn"
+        context = multiprocessing.get_context(method)
+        for number in range(workers):
+            others = [process.connection for process in self._processes]
+            self._processes.append(_Process(context, task, number, others))
+
+    def __enter__(self) -> Pool[J, R]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def run(self, jobs: Iterable[J]) -> Iterator[R]:
+        """Yield a result for each job, in order; takes jobs only as fast as results are taken."""
+        if self._inline is not None:
+            yield from map(self._inline.handle, jobs)
+            return
+        waiting: deque[int] = deque()
+        done: dict[int, R] = {}
+        source = enumerate(jobs)
+        exhausted = False
+        while True:
+            while not exhausted and len(waiting) < WINDOW_PER_WORKER * len(self._processes):
+                process = min(self._processes, key=lambda process: len(process.under_way))
+                if len(process.under_way) >= QUEUED_PER_WORKER:
+                    break
+                number, job = next(source, (-1, None))
+                if number < 0:
+                    exhausted = True
+                    break
+                process.send(number, self._encode(job))
+                waiting.append(number)
+            if not waiting:
+                return
+            while waiting and waiting[0] in done:
+                yield done.pop(waiting.popleft())
+            if waiting and waiting[0] not in done:
+                for number, payload in self._receive():
+                    done[number] = self._decode(payload)
+
+    def finish(self) -> list[R]:
+        """Wait until every worker has completed what is under way; their last results."""
+        if self._inline is not None:
+            return [self._inline.finish()]
+        for process in self._processes:
+            process.send(-1, FINISH)
+        results: list[R] = []
+        while any(process.under_way for process in self._processes):
+            results.extend(self._decode(payload) for _, payload in self._receive())
+        return results
+
+    def close(self) -> None:
+        """Stop the processes; jobs under way are given up. May be called more than once."""
+        if self._inline is not None:
+            self._inline.close()
+        for process in self._processes:
+            process.stop()
+        self._processes = []
+
+    def _receive(self) -> list[tuple[int, bytes]]:
+        by_connection = {process.connection: process for process in self._processes if process.under_way}
+        return [by_connection[connection].receive() for connection in wait(list(by_connection))]
+
+
+class _Process:
+    """One worker process, seen from the parent."""
+
+    def __init__(self, context: Any, task: Any, number: int, others: list[Connection]) -> None:
+        self.connection, theirs = context.Pipe(duplex=True)
+        inherited = [*others, self.connection] if context.get_start_method() == "fork" else []
+        self._process = context.Process(
+            target=_serve,
+            args=(theirs, pickle.dumps(task), inherited),
+            name=f"smsnapd-worker-{number}",
+            daemon=True,
+        )
+        self._process.start()
+        theirs.close()
+        self.under_way: deque[int] = deque()
+
+    def send(self, number: int, payload: bytes) -> None:
+        try:
+            self.connection.send_bytes(payload)
+        except OSError as error:
+            raise self._died() from error
+        self.under_way.append(number)
+
+    def receive(self) -> tuple[int, bytes]:
+        try:
+            message = self.connection.recv_bytes()
+        except (EOFError, OSError) as error:
+            raise self._died() from error
+        if message[:1] == FAILED:
+            raise pickle.loads(message[1:])
+        return self.under_way.popleft(), message[1:]
+
+    def stop(self) -> None:
+        self.connection.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+    def _died(self) -> SmsnapError:
+        self._process.join(timeout=1)
+        return SmsnapError(
+            "finish the work",
+            f"a worker process ended with status {self._process.exitcode}",
+            "if memory is short, set fewer workers; nothing half-done was left, so run it again",
+        )
+
+
+def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) -> None:
+    """The life of a worker process: ends when the parent closes its end of the pipe."""
+    for other in inherited:
+        other.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    # Jobs are drained by a thread: if both sides only ever wrote, full pipes would stop them both.
+    threading.Thread(target=_drain, args=(connection, jobs), name="jobs", daemon=True).start()
+    try:
+        _work(connection, pickle.loads(pickled), jobs)
+    except BaseException as error:
+        _report(connection, error)
+
+
+def _work(connection: Connection, task: Any, jobs: queue.SimpleQueue[bytes]) -> None:
+    decode = msgspec.msgpack.Decoder(task.job_type).decode
+    encode = msgspec.msgpack.Encoder().encode
+    worker = task.open()
+    while True:
+        message = jobs.get()
+        result = worker.finish() if message == FINISH else worker.handle(decode(message))
+        connection.send_bytes(OK + encode(result))
+
+
+def _drain(connection: Connection, jobs: queue.SimpleQueue[bytes]) -> None:
+    try:
+        while True:
+            jobs.put(connection.recv_bytes())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _report(connection: Connection, error: BaseException) -> None:
+    error.add_note("".join(traceback.format_exception(error)))
+    try:
+        payload = pickle.dumps(error)
+    except Exception:
+        payload = pickle.dumps(SmsnapError("finish the work", f"{type(error).__name__}: {error}"))
+    try:
+        connection.send_bytes(FAILED + payload)
+    finally:
+        connection.close()
+        os._exit(1)
+
+
+def default_workers() -> int:
+    """One worker for each core that this process may use."""
+    return max(1, len(os.sched_getaffinity(0)))

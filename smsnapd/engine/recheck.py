@@ -1,0 +1,64 @@
+"""Unsettled entries: stat shows no difference, but a write may have hidden behind it (invariant 3)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from smsnapd.format.chunker import cut_ranges
+from smsnapd.format.codec import CONTENT_LIMITS, ObjectType, chunk_hash
+from smsnapd.model import CHUNK_TARGET, Entry, Flag, Kind, data_bytes, data_segments, join_path
+from smsnapd.state import State, is_alias
+from smsnapd.volume.tarball.read import PackItem, PackReader
+
+
+class Rechecker:
+    """Reads unsettled entries again and compares them with what was stored."""
+
+    def __init__(self, reader: PackReader, state: State, names_key: bytes, unsettled_from_ns: int) -> None:
+        self._reader = reader
+        self._state = state
+        self._names_key = names_key
+        self._unsettled_from_ns = unsettled_from_ns
+        self._buffer = bytearray()
+
+    def settled(self, directory: bytes, scanned: Entry, indexed: Entry) -> Entry | None:
+        """The indexed entry as it is to be kept, its mark gone if it is old enough; None if it differs."""
+        if indexed.flags & Flag.CHANGED or not self._same(directory, scanned, indexed):
+            return None
+        flags = indexed.flags
+        if indexed.ctime_ns < self._unsettled_from_ns:
+            flags &= ~Flag.UNSETTLED
+        return msgspec.structs.replace(indexed, flags=int(flags))
+
+    def _same(self, directory: bytes, scanned: Entry, indexed: Entry) -> bool:
+        if is_alias(indexed):
+            return True
+        if not self._buffer:
+            self._buffer = bytearray(CONTENT_LIMITS[ObjectType.CHUNK])
+        if indexed.kind == Kind.REGULAR and data_bytes(indexed) >= CHUNK_TARGET:
+            return self._same_large(join_path(directory, scanned.name), scanned, indexed)
+        _, (packed,) = self._reader.read_pack([PackItem(directory, scanned, indexed)], self._buffer)
+        entry = packed.entry
+        return (
+            entry is not None
+            and not packed.issue
+            and entry.xattrs == indexed.xattrs
+            and entry.target == indexed.target
+            and entry.segments == indexed.segments
+            and entry.content == indexed.content
+        )
+
+    def _same_large(self, path: bytes, scanned: Entry, indexed: Entry) -> bool:
+        entry, issue = self._reader.inspect(path, scanned)
+        if entry is None or issue or entry.xattrs != indexed.xattrs or entry.segments != indexed.segments:
+            return False
+        cuts = cut_ranges(entry.size, data_segments(entry))
+        if len(cuts) != len(indexed.content):
+            return False
+        chunks = self._state.chunks_by_number({extent.chunk for extent in indexed.content})
+        for (start, end), extent in zip(cuts, indexed.content, strict=True):
+            used, issue = self._reader.read_range(path, entry, start, end, self._buffer)
+            content = memoryview(self._buffer)[:used]
+            if issue or chunk_hash(self._names_key, content) != chunks[extent.chunk].name_hash:
+                return False
+        return True

@@ -1,0 +1,162 @@
+"""What a run leaves behind: the snapshot's catalog, segment by segment, and the index's new state."""
+
+from __future__ import annotations
+
+import grp
+import pwd
+from collections.abc import Callable, Iterable, Iterator
+
+from smsnapd.engine.assembly import Recorded
+from smsnapd.engine.changes import DirectoryChange
+from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.errors import ObjectExistsError
+from smsnapd.format import names
+from smsnapd.format.catalog import CatalogWriter
+from smsnapd.format.codec import Context, ObjectType, chunk_hash, open_sealed, seal, stored_hash
+from smsnapd.format.manifest import Owner, Owners
+from smsnapd.model import ChunkRef, Entry, Listing, directory_key
+from smsnapd.repository import Repository
+
+CATALOG_LEVEL = 3
+
+
+class CatalogBuilder:
+    """Takes listings in catalog order; seals and stores their segments.
+
+    `rows` maps chunk numbers of the run to rows of the manifest's chunk table, in order of first use.
+    """
+
+    def __init__(self, repository: Repository, volume: str, attach_limit: int) -> None:
+        self._repository = repository
+        self._volume = volume
+        self._keys = repository.volume_keys(volume)
+        self.rows: dict[int, int] = {}
+        self._writer = CatalogWriter(rows=self.rows)
+        self._attachable = attach_limit
+        self._uids: set[int] = set()
+        self._gids: set[int] = set()
+        self.segments: list[tuple[ChunkRef, bytes]] = []
+        self.stored_bytes = 0
+
+    def add(self, listing: Listing) -> None:
+        """Take the next listing; one without entries is nothing."""
+        if not listing.entries:
+            return
+        self._uids.update(entry.uid for entry in listing.entries)
+        self._gids.update(entry.gid for entry in listing.entries)
+        for segment in self._writer.add(listing):
+            self._store(segment)
+
+    def finish(self) -> None:
+        """Store the last segment."""
+        for segment in self._writer.finish():
+            self._store(segment)
+
+    def _store(self, content: bytes) -> None:
+        """Seal a segment; `segments` gets its place and, if it is to be attached, its bytes."""
+        key = self._repository.write_key
+        name_hash = chunk_hash(self._keys.catalog_names, content)
+        name = names.catalog_name(self._volume, name_hash, key.writer_id)
+        context = Context(self._repository.id, self._volume, name)
+        sealed = seal(
+            ObjectType.CATALOG, key.catalog_key, key.writer_id, context, content, level=CATALOG_LEVEL
+        )
+        ref = ChunkRef(name_hash, key.writer_id, len(content), len(sealed), stored_hash(sealed))
+        self.stored_bytes += len(sealed)
+        if len(sealed) <= self._attachable:
+            self._attachable -= len(sealed)
+            self.segments.append((ref, sealed))
+            return
+        self.segments.append((self._put(name, sealed, ref, context), b""))
+
+    def _put(self, name: str, sealed: bytes, ref: ChunkRef, context: Context) -> ChunkRef:
+        try:
+            self._repository.store.put(name, sealed)
+        except ObjectExistsError:
+            # The same content, stored before under another salt: by a run that was cut off, or unchanged since.
+            stored = self._repository.store.get(name)
+            open_sealed(stored, ObjectType.CATALOG, self._repository.write_key.catalog_key, context)
+            return ChunkRef(ref.name_hash, ref.key_id, ref.length, len(stored), stored_hash(stored))
+        return ref
+
+    def owners(self) -> Owners:
+        """The names of the users and groups of the entries taken."""
+        return Owners(
+            tuple(_named(sorted(self._uids), lambda uid: pwd.getpwuid(uid).pw_name)),
+            tuple(_named(sorted(self._gids), lambda gid: grp.getgrgid(gid).gr_name)),
+        )
+
+
+def _named(ids: Iterable[int], name_of: Callable[[int], str]) -> Iterator[Owner]:
+    for number in ids:
+        try:
+            yield Owner(number, name_of(number))
+        except KeyError:
+            continue
+
+
+class Attachments:
+    """The sealed objects that go with a manifest, and their places."""
+
+    def __init__(self, manifest_name: str) -> None:
+        self._manifest_name = manifest_name
+        self._data = bytearray()
+
+    def add(self, ref: ChunkRef, sealed: bytes) -> ChunkRef:
+        """Attach an object; where it lies now. Without bytes it is an object of its own and stays so."""
+        if not sealed:
+            return ref
+        offset = len(self._data)
+        self._data += sealed
+        return ChunkRef(
+            ref.name_hash,
+            ref.key_id,
+            ref.length,
+            ref.stored_length,
+            ref.stored_hash,
+            self._manifest_name,
+            offset,
+        )
+
+    def data(self) -> bytes:
+        """All of them, joined."""
+        return bytes(self._data)
+
+
+def chunk_rows(catalog: CatalogBuilder, table: ChunkTable, attachments: Attachments) -> tuple[ChunkRef, ...]:
+    """The manifest's chunk table; attached chunks get their places, in `table` too."""
+    for number in catalog.rows:
+        sealed = table.attached.get(number, b"")
+        if sealed:
+            table.replace(number, attachments.add(table[number], sealed))
+    return tuple(table[number] for number in catalog.rows)
+
+
+def whole_tree(
+    indexed: Iterator[Listing],
+    changes: Iterator[DirectoryChange],
+    record: Callable[[DirectoryChange], Recorded],
+    is_lost: Callable[[bytes], bool],
+) -> Iterator[tuple[Listing, Recorded | None]]:
+    """Every directory of the tree as it is now, in catalog order, with what changed in it, if anything did."""
+    old, change = next(indexed, None), next(changes, None)
+    while old is not None or change is not None:
+        old_key = directory_key(old.directory) if old is not None else None
+        key = directory_key(change.directory) if change is not None else None
+        if change is None or (old_key is not None and key is not None and old_key < key):
+            assert old is not None
+            if not is_lost(old.directory):
+                yield old, None
+            old = next(indexed, None)
+            continue
+        recorded = record(change)
+        yield recorded.after, recorded
+        if old_key == key:
+            old = next(indexed, None)
+        change = next(changes, None)
+
+
+def with_settled(listing: list[Entry], settled: list[Entry]) -> list[Entry]:
+    """A listing with some of its entries replaced by their settled forms."""
+    by_name = {entry.name: entry for entry in settled}
+    return [by_name.get(entry.name, entry) for entry in listing]

@@ -1,0 +1,532 @@
+"""One restore: the tree of a recovery point, or some paths of it, written to a target.
+
+Directories first, then contents by the chunk they lie in (each is fetched once), then hard links, then
+the directories' own metadata, deepest first. What cannot be restored is named, and the rest still is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import tempfile
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from smsnapd.engine.fold import Selection, select
+from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.pool import Pool, default_workers
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.writing import (
+    Failure,
+    FilesJob,
+    Item,
+    LargeJob,
+    LastResult,
+    Write,
+    WriteResult,
+    WriteTask,
+)
+from smsnapd.errors import UsageError
+from smsnapd.format.chunker import cut_ranges, range_segments
+from smsnapd.format.manifest import Issue
+from smsnapd.model import (
+    CHUNK_TARGET,
+    Entry,
+    Kind,
+    Listing,
+    data_bytes,
+    data_segments,
+    join_path,
+    path_text,
+)
+from smsnapd.repository import Repository
+from smsnapd.state import is_alias
+from smsnapd.store.base import StoreSettings
+from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
+from smsnapd.volume.tarball.marker import begin_restore, finish_restore
+
+INLINE_BYTES: Final = 8 * 1024 * 1024
+INLINE_FILES: Final = 500
+"""Up to this much is written by this process alone: starting others would take longer."""
+
+ITEMS_PER_JOB: Final = 4000
+WRITES_PER_JOB: Final = 4
+NO_CHUNK: Final = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """Where to restore to, and what. No paths means everything.
+
+    `overwrite` is `never`, `if-changed`, `always`, or None: the target must be empty. `users` are pairs (OLD, NEW)
+    of names or numbers. `workers` None means one a core.
+    """
+
+    target: bytes
+    paths: tuple[bytes, ...] = ()
+    overwrite: str | None = None
+    delete: bool = False
+    users: tuple[tuple[str, str], ...] = ()
+    dry_run: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class RestoreOutcome:
+    """What was restored. `damaged` counts the entries that the repository could not give back whole."""
+
+    snapshot: SnapshotSummary
+    target: bytes
+    files: int
+    bytes: int
+    fetched_bytes: int
+    skipped: int
+    not_restored: tuple[Issue, ...]
+    notes: tuple[str, ...]
+    would: tuple[str, ...] = ()
+    damaged: int = 0
+
+
+def run_restore(
+    repository: Repository,
+    settings: StoreSettings,
+    history: History,
+    snapshot: SnapshotSummary,
+    request: RestoreRequest,
+    progress: Progress,
+) -> RestoreOutcome:
+    """Restore a recovery point. Cut off and called again with the same request, it goes on.
+
+    Raises TargetError if the target cannot be used, UsageError for a path that the snapshot has not,
+    DamageError if the chain or a catalog is not whole (then nothing was written), WrongKeyError.
+    """
+    progress.phase("plan")
+    tree = SnapshotTree(repository, history.chain(snapshot.id))
+    selection = _select(tree, request.paths)
+    users = _user_ids(request.users, tree)
+    with ExitStack() as stack:
+        plan = Plan(selection)
+        stack.callback(plan.close)
+        restore = _Restore(repository, settings, tree, snapshot, request, users, plan, progress)
+        return restore.preview() if request.dry_run else restore.go()
+
+
+def _select(tree: SnapshotTree, paths: tuple[bytes, ...]) -> Selection:
+    selection = select(tree.listings, paths)
+    if selection.missing:
+        raise UsageError(
+            f"restore {path_text(selection.missing[0])}",
+            "the snapshot has no such path",
+            "`smsnap ls` shows what it has",
+        )
+    return selection
+
+
+class Plan:
+    """The entries of a restore, spooled to an unnamed file: memory holds a few bytes for each."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._spool = tempfile.TemporaryFile(dir=_spool_directory())  # noqa: SIM115 (closed by close())
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(Item).decode
+        self._end = 0
+        self._directories = array("Q")
+        self._links = array("Q")
+        self._large = array("Q")
+        self._small = array("Q")
+        self._chunks = array("L")
+        self.used_chunks: set[int] = set()
+        self.files = 0
+        self.bytes = 0
+        for listing in selection.listings():
+            self._add_listing(listing)
+        self._spool.flush()
+
+    def close(self) -> None:
+        """Drop the spool."""
+        self._spool.close()
+
+    def _add_listing(self, listing: Listing) -> None:
+        for entry in listing.entries:
+            position = self._write(Item(join_path(listing.directory, entry.name), entry))
+            self.used_chunks.update(extent.chunk for extent in entry.content)
+            if entry.kind == Kind.DIRECTORY:
+                self._directories.append(position)
+                continue
+            if entry.kind == Kind.REGULAR:
+                self.files += 1
+                self.bytes += 0 if is_alias(entry) else entry.size
+            if is_alias(entry):
+                self._links.append(position)
+            elif is_in_pieces(entry):
+                self._large.append(position)
+            else:
+                self._small.append(position)
+                self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
+
+    def _write(self, item: Item) -> int:
+        data = self._encode(item)
+        position = self._end
+        self._spool.write(len(data).to_bytes(4, "little") + data)
+        self._end += 4 + len(data)
+        return position
+
+    def _read(self, position: int) -> Item:
+        descriptor = self._spool.fileno()
+        head = os.pread(descriptor, 512, position)
+        length = int.from_bytes(head[:4], "little")
+        data = head[4 : 4 + length]
+        if len(data) < length:
+            data = os.pread(descriptor, length, position + 4)
+        return self._decode(data)
+
+    def directories(self) -> Iterator[Item]:
+        """Directories, each before what lies in it."""
+        return map(self._read, self._directories)
+
+    def directories_deepest_first(self) -> Iterator[Item]:
+        """Directories, each behind all below it."""
+        return map(self._read, reversed(self._directories))
+
+    def links(self) -> Iterator[Item]:
+        """Further names of inodes, each behind its first name."""
+        return map(self._read, self._links)
+
+    def large(self) -> Iterator[Item]:
+        """Files that lie in more than one chunk, or in one of their own."""
+        return map(self._read, self._large)
+
+    def small_by_chunk(self) -> Iterator[tuple[int, list[Item]]]:
+        """The other entries, by the chunk that has their content (NO_CHUNK: none)."""
+        order = sorted(range(len(self._small)), key=self._chunks.__getitem__)
+        items: list[Item] = []
+        current = -1
+        for index in order:
+            chunk = self._chunks[index]
+            if items and (chunk != current or len(items) >= ITEMS_PER_JOB):
+                yield current, items
+                items = []
+            current = chunk
+            items.append(self._read(self._small[index]))
+        if items:
+            yield current, items
+
+    @property
+    def is_small(self) -> bool:
+        """Whether one process does it soonest."""
+        return self.bytes <= INLINE_BYTES and len(self._small) <= INLINE_FILES
+
+
+def is_in_pieces(entry: Entry) -> bool:
+    """Whether a regular file's content was cut into chunks of its own."""
+    return entry.kind == Kind.REGULAR and (len(entry.content) > 1 or data_bytes(entry) >= CHUNK_TARGET)
+
+
+def large_writes(tree: SnapshotTree, entry: Entry) -> list[Write]:
+    """The chunks of a large file and which pieces of the file each holds."""
+    segments = data_segments(entry)
+    cuts = cut_ranges(entry.size, segments)
+    return [
+        Write(tree.chunks[extent.chunk], extent, list(range_segments(segments, start, end)))
+        for extent, (start, end) in zip(entry.content, cuts, strict=True)
+    ]
+
+
+@dataclass
+class _Tally:
+    """What has been done so far. Failures are kept by path, the first one of each."""
+
+    files: int = 0
+    size_bytes: int = 0
+    fetched_bytes: int = 0
+    skipped: int = 0
+    failures: dict[bytes, Failure] = field(default_factory=dict)
+
+    def fail(self, path: bytes, reason: str, *, damaged: bool = False) -> None:
+        self.failures.setdefault(path, Failure(path, reason, damaged))
+
+    def add(self, result: WriteResult) -> None:
+        self.files += result.files
+        self.size_bytes += result.bytes
+        self.fetched_bytes += result.fetched_bytes
+        self.skipped += result.skipped
+        for failure in result.failures:
+            self.failures.setdefault(failure.path, failure)
+
+
+class _Restore:
+    def __init__(
+        self,
+        repository: Repository,
+        settings: StoreSettings,
+        tree: SnapshotTree,
+        snapshot: SnapshotSummary,
+        request: RestoreRequest,
+        users: tuple[tuple[int, int], ...],
+        plan: Plan,
+        progress: Progress,
+    ) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._tree = tree
+        self._snapshot = snapshot
+        self._request = request
+        self._users = users
+        self._plan = plan
+        self._progress = progress
+        self._tally = _Tally()
+        self._notes = Notes()
+
+    # --- without writing
+
+    def preview(self) -> RestoreOutcome:
+        """What `go` would do."""
+        would: list[str] = []
+        skipped = 0
+        if os.path.isdir(self._request.target):
+            options = self._options(self._request.overwrite or "never")
+            with Target(self._request.target, options) as target:
+                skipped = self._preview_in(target, would)
+        else:
+            would = [f"write {path_text(item.path)}" for item in self._everything()]
+        return self._outcome(would=tuple(would), skipped=skipped)
+
+    def _preview_in(self, target: Target, would: list[str]) -> int:
+        skipped = 0
+        if self._request.delete:
+            for directory, names in self._names_by_directory():
+                removed = target.remove_extra(directory, names, dry_run=True)
+                would += [f"remove {path_text(path)}" for path in removed.paths]
+        for item in self._everything():
+            if item.entry.kind != Kind.DIRECTORY and target.wanted(item.path, item.entry):
+                would.append(f"write {path_text(item.path)}")
+            else:
+                skipped += 1
+        return skipped
+
+    def _everything(self) -> Iterator[Item]:
+        yield from self._plan.directories()
+        for _, items in self._plan.small_by_chunk():
+            yield from items
+        yield from self._plan.large()
+        yield from self._plan.links()
+
+    # --- writing
+
+    def go(self) -> RestoreOutcome:
+        """Restore."""
+        request = self._request
+        self._check_delete()
+        keys = self._tree.data_keys(self._plan.used_chunks)
+        mode = begin_restore(
+            request.target, self._snapshot.id, self._selection_digest(), request.overwrite or ""
+        )
+        options = self._options(mode)
+        self._progress.phase("restore", files=self._plan.files, bytes=self._plan.bytes)
+        with Target(request.target, options) as target:
+            self._make_directories(target, clean=mode not in ("fresh", "never"))
+            self._write_contents(target, options, keys)
+            self._progress.phase("finish")
+            self._make_links(target)
+            for item in self._plan.directories_deepest_first():
+                self._note(item.path, target.finish_directory(item.path, item.entry))
+            self._notes.merge(target.notes)
+            target.sync()
+        finish_restore(request.target)
+        return self._outcome()
+
+    def _check_delete(self) -> None:
+        if self._request.delete and self._request.overwrite is None:
+            raise UsageError(
+                "restore with --delete", "it also needs --overwrite", "add --overwrite if-changed"
+            )
+
+    def _options(self, mode: str) -> ApplyOptions:
+        return ApplyOptions(overwrite=mode, users=self._users, privileged=os.geteuid() == 0)  # type: ignore[arg-type]
+
+    def _selection_digest(self) -> str:
+        text = b"\0".join(sorted(self._request.paths)) + repr(self._users).encode()
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    def _note(self, path: bytes, reason: str) -> None:
+        if reason:
+            self._tally.fail(path, reason)
+
+    def _make_directories(self, target: Target, *, clean: bool) -> None:
+        for item in self._plan.directories():
+            if item.path:
+                self._note(item.path, target.make_directory(item.path))
+            if clean and item.path not in self._tally.failures:
+                target.clean_partials(item.path)
+        if self._request.delete:
+            for directory, names in self._names_by_directory():
+                target.remove_extra(directory, names)
+
+    def _names_by_directory(self) -> Iterator[tuple[bytes, set[bytes]]]:
+        """Directories that were selected whole, with the names that they have in the snapshot."""
+        selected = self._request.paths
+        names: dict[bytes, set[bytes]] = {}
+        for item in self._everything():
+            directory, _, name = item.path.rpartition(b"/")
+            if item.path:
+                names.setdefault(directory, set()).add(name)
+            if item.entry.kind == Kind.DIRECTORY:
+                names.setdefault(item.path, set())
+        for directory, found in names.items():
+            if not selected or any(
+                directory == path or directory.startswith(path + b"/") for path in selected
+            ):
+                yield directory, found
+
+    def _write_contents(self, target: Target, options: ApplyOptions, keys: dict[bytes, bytes]) -> None:
+        task = WriteTask(
+            target=self._request.target,
+            options=options,
+            repository_id=self._repository.id,
+            volume=self._tree.volume,
+            data_keys=keys,
+            names_keys=self._tree.names_keys(),
+            settings=self._settings,
+            store=self._repository.store,
+        )
+        workers = 0 if self._plan.is_small else self._workers()
+        pool: Pool[FilesJob | LargeJob, WriteResult | LastResult] = Pool(task, workers)
+        with pool:
+            begun = list(self._begin_large(target))
+            for result in pool.run(self._jobs(begun)):
+                assert isinstance(result, WriteResult)
+                self._tally.add(result)
+                self._progress.advance(files=result.files, bytes=result.bytes)
+            for last in pool.finish():
+                assert isinstance(last, LastResult)
+                self._notes.merge(last.notes)
+        self._finish_large(target, begun)
+
+    def _workers(self) -> int:
+        if self._request.workers is not None:
+            return self._request.workers
+        # Fetching waits for the network: twice the workers keep the cores busy.
+        return default_workers() * (2 if self._settings.url.startswith("s3:") else 1)
+
+    def _begin_large(self, target: Target) -> Iterator[bytes]:
+        """Create the partial files of the large ones that are wanted."""
+        for item in self._plan.large():
+            if not target.wanted(item.path, item.entry):
+                self._tally.skipped += 1
+                continue
+            begun = target.begin_large(item.path, item.entry)
+            if isinstance(begun, str):
+                self._tally.fail(item.path, begun)
+                continue
+            begun.close()
+            yield item.path
+
+    def _jobs(self, begun: list[bytes]) -> Iterator[FilesJob | LargeJob]:
+        wanted = set(begun)
+        for item in self._plan.large():
+            if item.path in wanted:
+                writes = large_writes(self._tree, item.entry)
+                for start in range(0, len(writes), WRITES_PER_JOB):
+                    yield LargeJob(item, writes[start : start + WRITES_PER_JOB])
+        for chunk, items in self._plan.small_by_chunk():
+            yield FilesJob(items, None if chunk == NO_CHUNK else self._tree.chunks[chunk])
+
+    def _finish_large(self, target: Target, begun: list[bytes]) -> None:
+        wanted = set(begun)
+        for item in self._plan.large():
+            if item.path not in wanted:
+                continue
+            if item.path in self._tally.failures:
+                target.abandon_large(item.path)
+                continue
+            self._note(item.path, target.finish_large(item.path, item.entry))
+            if item.path not in self._tally.failures:
+                self._tally.files += 1
+                self._progress.advance(files=1)
+
+    def _make_links(self, target: Target) -> None:
+        for item in self._plan.links():
+            if not target.wanted(item.path, item.entry):
+                self._tally.skipped += 1
+                continue
+            first = self._tally.failures.get(item.entry.target)
+            if first is not None:
+                why = f"its first name was not restored: {first.reason}"
+                self._tally.fail(item.path, why, damaged=first.damaged)
+                continue
+            reason = target.make_link(item.entry.target, item.path, item.entry)
+            self._note(item.path, reason)
+            if not reason and item.entry.kind == Kind.REGULAR:
+                self._tally.files += 1
+
+    # --- telling
+
+    def _outcome(self, would: tuple[str, ...] = (), skipped: int = 0) -> RestoreOutcome:
+        tally = self._tally
+        failures = sorted(tally.failures.values(), key=lambda failure: failure.path)
+        return RestoreOutcome(
+            snapshot=self._snapshot,
+            target=self._request.target,
+            files=tally.files,
+            bytes=tally.size_bytes,
+            fetched_bytes=tally.fetched_bytes,
+            skipped=tally.skipped + skipped,
+            not_restored=tuple(Issue(failure.path, failure.reason) for failure in failures),
+            notes=tuple(_sentences(self._notes)),
+            would=would,
+            damaged=sum(1 for failure in failures if failure.damaged),
+        )
+
+
+def _sentences(notes: Notes) -> Iterable[str]:
+    """What could not be kept, for people."""
+    if notes.owners_not_set:
+        yield (
+            f"{notes.owners_not_set} entries belong to you and not to their owners, for instance "
+            f"{path_text(notes.owner_example)}: run the restore as root to keep owners"
+        )
+    if notes.xattrs_not_set:
+        yield (
+            f"{notes.xattrs_not_set} extended attributes could not be set, for instance on "
+            f"{path_text(notes.xattr_example)}"
+        )
+    if notes.modes_reduced:
+        yield (
+            f"{notes.modes_reduced} entries lack their set-user or set-group bit, for instance "
+            f"{path_text(notes.mode_example)}"
+        )
+
+
+def _user_ids(pairs: Iterable[tuple[str, str]], tree: SnapshotTree) -> tuple[tuple[int, int], ...]:
+    """`--map-user` pairs as numbers: OLD as the snapshot's machine named it, NEW as this one does."""
+    users, _ = tree.owners()
+    old_ids = {name: uid for uid, name in users.items()}
+    return tuple((_user_id(old, old_ids.get), _user_id(new, _local_user)) for old, new in pairs)
+
+
+def _local_user(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def _user_id(text: str, by_name: Callable[[str], int | None]) -> int:
+    if text.isdecimal():
+        return int(text)
+    found = by_name(text)
+    if found is None:
+        raise UsageError(f"map the user {text}", "nobody has this name", "give the number")
+    return found
+
+
+def _spool_directory() -> str | None:
+    """A place on disk for working files: /tmp may be memory."""
+    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None

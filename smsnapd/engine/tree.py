@@ -1,0 +1,92 @@
+"""The tree of a recovery point: its chain's catalogs, folded and checked, as a stream of listings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from smsnapd.engine.fold import checked, fold
+from smsnapd.format.catalog import Order, decode_segment
+from smsnapd.format.manifest import Manifest
+from smsnapd.model import ChunkRef, Listing
+from smsnapd.repository import Repository
+from smsnapd.repository.contents import CatalogOpener, ChunkOpener, Fetcher
+from smsnapd.repository.manifests import Recorded
+
+
+class SnapshotTree:
+    """Entries of one recovery point; extents name chunks by their row in `chunks`."""
+
+    def __init__(self, repository: Repository, chain: list[Recorded]) -> None:
+        self._repository = repository
+        self._chain = chain
+        self.volume = chain[-1].name.volume
+        self.chunks: list[ChunkRef] = []
+        self._bases: list[int] = []
+        for recorded in chain:
+            self._bases.append(len(self.chunks))
+            self.chunks.extend(recorded.manifest.chunks)
+
+    @property
+    def newest(self) -> Manifest:
+        """The manifest of the recovery point."""
+        return self._chain[-1].manifest
+
+    def listings(self) -> Iterator[Listing]:
+        """The tree in catalog order; may be called again."""
+        if len(self._chain) == 1:
+            return checked(self._layer(0))
+        return checked(fold([self._layer(number) for number in range(len(self._chain))]))
+
+    def layer(self) -> Iterator[Listing]:
+        """What the recovery point's own catalog says, tombstones included."""
+        return self._layer(len(self._chain) - 1)
+
+    def _layer(self, number: int) -> Iterator[Listing]:
+        manifest = self._chain[number].manifest
+        fetcher = Fetcher(self._repository.store, self.volume)
+        order = Order(f"read the catalog of snapshot {manifest.name.snapshot}")
+        for ref in manifest.catalog:
+            opener = catalog_opener(self._repository, fetcher, self.volume, ref.key_id)
+            for listing in decode_segment(opener.open(ref), self._bases[number], len(manifest.chunks)):
+                order.check(listing)
+                yield listing
+
+    def owners(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Names of users and of groups by id, the newest layer's first."""
+        users: dict[int, str] = {}
+        groups: dict[int, str] = {}
+        for recorded in self._chain:
+            users.update(recorded.manifest.owners.users)
+            groups.update(recorded.manifest.owners.groups)
+        return users, groups
+
+    def data_keys(self, numbers: set[int]) -> dict[bytes, bytes]:
+        """The data keys that these chunks need, opened with the identity."""
+        ids = {self.chunks[number].key_id for number in numbers}
+        return {key_id: self._repository.data_key(self.volume, key_id).secret for key_id in ids}
+
+    def names_keys(self) -> tuple[bytes, ...]:
+        """The chunk-name keys of all writers: a chunk may have been stored by one before."""
+        writers = [writer.id for writer in self._repository.roster.writers]
+        return tuple(self._repository.volume_keys(self.volume, writer).chunk_names for writer in writers)
+
+    def opener(self, numbers: set[int]) -> ChunkOpener:
+        """Opens the chunks with these numbers."""
+        return ChunkOpener(
+            Fetcher(self._repository.store, self.volume),
+            self._repository.id,
+            self.volume,
+            self.data_keys(numbers),
+            self.names_keys(),
+        )
+
+
+def catalog_opener(repository: Repository, fetcher: Fetcher, volume: str, writer_id: bytes) -> CatalogOpener:
+    """Opens what a writer's catalogs hold."""
+    return CatalogOpener(
+        fetcher,
+        repository.id,
+        volume,
+        repository.catalog_key_of(writer_id),
+        repository.volume_keys(volume, writer_id).catalog_names,
+    )

@@ -1,0 +1,185 @@
+"""The work of a restore on one core: fetch a chunk, open it, write what lies in it to the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from smsnapd.errors import DamageError
+from smsnapd.model import ChunkRef, Entry, Extent, Kind, Segment, data_bytes
+from smsnapd.repository.contents import ChunkOpener, Fetcher
+from smsnapd.store import open_store
+from smsnapd.store.base import Store, StoreSettings
+from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
+
+
+class Item(msgspec.Struct, array_like=True):
+    """An entry to be written, and its path."""
+
+    path: bytes
+    entry: Entry
+
+
+class FilesJob(msgspec.Struct, tag="files", array_like=True):
+    """Entries whose content lies in one chunk; without `ref`, entries that have none."""
+
+    items: list[Item]
+    ref: ChunkRef | None = None
+
+
+class Write(msgspec.Struct, array_like=True):
+    """A chunk of a large file and the pieces of the file that it holds, in order."""
+
+    ref: ChunkRef
+    extent: Extent
+    pieces: list[Segment]
+
+
+class LargeJob(msgspec.Struct, tag="large", array_like=True):
+    """Some chunks of a large file that was begun."""
+
+    item: Item
+    writes: list[Write]
+
+
+class Failure(msgspec.Struct, array_like=True):
+    """An entry that was not restored; `damaged` if that is the repository's fault."""
+
+    path: bytes
+    reason: str
+    damaged: bool = False
+
+
+class WriteResult(msgspec.Struct, tag="done", array_like=True):
+    """What a job did; `skipped` entries were there already."""
+
+    files: int = 0
+    bytes: int = 0
+    fetched_bytes: int = 0
+    skipped: int = 0
+    failures: list[Failure] = []
+
+
+class LastResult(msgspec.Struct, tag="last", array_like=True):
+    """What a worker noted until its end."""
+
+    notes: Notes
+
+
+@dataclass(frozen=True)
+class WriteTask:
+    """All that a worker needs; travels over a private pipe."""
+
+    target: bytes
+    options: ApplyOptions
+    repository_id: bytes
+    volume: str
+    data_keys: dict[bytes, bytes]
+    names_keys: tuple[bytes, ...]
+    settings: StoreSettings
+    store: Store | None = None
+
+    @property
+    def job_type(self) -> Any:
+        """For the pool."""
+        return FilesJob | LargeJob
+
+    @property
+    def result_type(self) -> Any:
+        """For the pool."""
+        return WriteResult | LastResult
+
+    def open(self) -> WriteWorker:
+        """Open the target and the store in this process."""
+        return WriteWorker(self, self.store or open_store(self.settings))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Another process opens a store of its own."""
+        return {**self.__dict__, "store": None}
+
+
+class WriteWorker:
+    """Writes entries to the target; holds one opened chunk at a time."""
+
+    def __init__(self, task: WriteTask, store: Store) -> None:
+        self._task = task
+        self._store = store
+        self._fetcher = Fetcher(store, task.volume)
+        self._opener = ChunkOpener(
+            self._fetcher, task.repository_id, task.volume, task.data_keys, task.names_keys
+        )
+        self._target = Target(task.target, task.options)
+
+    def handle(self, job: FilesJob | LargeJob) -> WriteResult:
+        """Do one job."""
+        before = self._fetcher.fetched_bytes
+        result = WriteResult(failures=[])
+        if isinstance(job, FilesJob):
+            self._files(job, result)
+        else:
+            self._large(job, result)
+        result.fetched_bytes = self._fetcher.fetched_bytes - before
+        return result
+
+    def finish(self) -> LastResult:
+        """The notes of all jobs."""
+        return LastResult(self._target.notes)
+
+    def close(self) -> None:
+        """Close the target; the store too, if it was opened here."""
+        self._target.close()
+        if self._task.store is None:
+            self._store.close()
+
+    def _files(self, job: FilesJob, result: WriteResult) -> None:
+        wanted = [item for item in job.items if self._target.wanted(item.path, item.entry)]
+        result.skipped = len(job.items) - len(wanted)
+        if not wanted:
+            return
+        content = memoryview(b"")
+        if job.ref is not None:
+            try:
+                content = memoryview(self._opener.open(job.ref))
+            except DamageError as error:
+                result.failures += [Failure(item.path, str(error), damaged=True) for item in wanted]
+                return
+        for item in wanted:
+            reason = self._write(item, content)
+            if reason:
+                result.failures.append(Failure(item.path, reason))
+            elif item.entry.kind == Kind.REGULAR:
+                result.files += 1
+                result.bytes += item.entry.size
+
+    def _write(self, item: Item, content: memoryview) -> str:
+        path, entry = item.path, item.entry
+        if entry.kind == Kind.REGULAR:
+            data = memoryview(b"")
+            if entry.content:
+                _, offset, length = entry.content[0]
+                data = content[offset : offset + length][: data_bytes(entry)]
+            return self._target.write_small(path, entry, data)
+        if entry.kind == Kind.SYMLINK:
+            return self._target.make_symlink(path, entry)
+        return self._target.make_special(path, entry)
+
+    def _large(self, job: LargeJob, result: WriteResult) -> None:
+        path, entry = job.item.path, job.item.entry
+        opened = self._target.open_large(path, entry)
+        if isinstance(opened, str):
+            result.failures.append(Failure(path, opened))
+            return
+        with opened as file:
+            for write in job.writes:
+                try:
+                    content = memoryview(self._opener.open(write.ref))
+                except DamageError as error:
+                    result.failures.append(Failure(path, str(error), damaged=True))
+                    return
+                position = write.extent.offset
+                for offset, length in write.pieces:
+                    file.write_range(offset, content[position : position + length])
+                    position += length
+                    result.bytes += length

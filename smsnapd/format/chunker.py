@@ -1,0 +1,87 @@
+"""Where chunks begin and end: packs of small files, ranges of large ones (FORMAT.md, section 9, "Cutting")."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from blake3 import blake3
+
+from smsnapd.model import CHUNK_TARGET, Segment
+
+PACK_MINIMUM: Final = CHUNK_TARGET // 4
+PACK_MAXIMUM: Final = CHUNK_TARGET * 2
+
+_HASH_BYTES: Final = 8
+_HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
+
+_T = TypeVar("_T")
+
+
+def plan_packs(
+    items: Iterable[tuple[bytes, int, _T]], boundary_key: bytes
+) -> Iterator[list[tuple[bytes, int, _T]]]:
+    """Cut a stream of small files into packs; each pack becomes one chunk.
+
+    An item is a path, the bytes of its tar blocks (header and content; below 32 MiB) and anything else.
+    `boundary_key` is the volume's (32 bytes). A pack ends behind an entry whose path's keyed hash says so,
+    from 2 MiB on, so that a file that is added or gone moves the next boundary at most; and before an
+    entry that would take it beyond 16 MiB. Lazy: holds the items of one pack.
+    """
+    pack: list[tuple[bytes, int, _T]] = []
+    size = 0
+    for item in items:
+        if size + item[1] > PACK_MAXIMUM and pack:
+            yield pack
+            pack, size = [], 0
+        pack.append(item)
+        size += item[1]
+        if size >= PACK_MINIMUM and _is_boundary(item[0], item[1], boundary_key):
+            yield pack
+            pack, size = [], 0
+    if pack:
+        yield pack
+
+
+def cut_ranges(size: int, segments: Sequence[Segment] | None = None) -> list[tuple[int, int]]:
+    """The logical ranges, start and end in bytes, of a large file; each becomes one chunk.
+
+    They begin at the multiples of 8 MiB. `segments` is the data of a sparse file, None for any other:
+    ranges that are all hole are left out.
+    """
+    if segments is None:
+        numbers: Iterable[int] = range((size + CHUNK_TARGET - 1) // CHUNK_TARGET)
+    else:
+        numbers = _touched(segments)
+    return [(number * CHUNK_TARGET, min(size, (number + 1) * CHUNK_TARGET)) for number in numbers]
+
+
+def range_segments(segments: Sequence[Segment], start: int, end: int) -> list[Segment]:
+    """The data of a sparse file, its rising `segments`, that lies between `start` and `end`."""
+    first = max(0, bisect_right(segments, start, key=lambda segment: segment.offset) - 1)
+    pieces: list[Segment] = []
+    for row in range(first, len(segments)):
+        offset, length = segments[row]
+        if offset >= end:
+            break
+        low, high = max(offset, start), min(offset + length, end)
+        if low < high:
+            pieces.append(Segment(low, high - low))
+    return pieces
+
+
+def _is_boundary(path: bytes, size: int, key: bytes) -> bool:
+    """Whether a pack may end behind this entry: as likely as its bytes are many."""
+    number = int.from_bytes(blake3(path, key=key).digest(_HASH_BYTES), "little")
+    return number * CHUNK_TARGET < size * _HASH_RANGE
+
+
+def _touched(segments: Iterable[Segment]) -> Iterator[int]:
+    """The numbers of the ranges that hold data, rising."""
+    after = 0
+    for offset, length in segments:
+        if length:
+            first = max(after, offset // CHUNK_TARGET)
+            after = max(after, (offset + length - 1) // CHUNK_TARGET + 1)
+            yield from range(first, after)

@@ -1,0 +1,395 @@
+"""Manifests: the commit records of snapshots, signed, sealed, with small chunks attached (FORMAT.md, 7)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from blake3 import blake3
+from cryptography.exceptions import InvalidSignature
+
+from smsnapd.errors import DamageError, SmsnapError
+from smsnapd.format.codec import CONTENT_LIMITS, Context, ObjectType, open_sealed, parse_header, seal
+from smsnapd.format.keys import WriteKey
+from smsnapd.format.members import UPGRADE, Members, canonical_json, parse_canonical_json
+from smsnapd.format.names import ManifestName, format_time_us
+from smsnapd.format.record import public_id, public_key
+from smsnapd.format.table import (
+    check_attachments,
+    check_blocks,
+    decode_table,
+    encode_table,
+    number_keys,
+    number_places,
+)
+from smsnapd.model import ChunkRef, path_bytes, path_text
+
+KNOWN_EXTENSIONS: Final[frozenset[str]] = frozenset()
+"""What this version understands of `must_understand`."""
+
+_SIGNATURE_DOMAIN: Final = b"smsnapd v1 manifest\0"
+_SIGNATURE_SIZE: Final = 64
+_ID_MAX: Final = 2**32 - 1
+
+
+class ParentRef(NamedTuple):
+    """The manifest with the sequence before: its snapshot (16 hex digits) and hash (32 bytes)."""
+
+    snapshot: str
+    manifest_hash: bytes
+
+
+class Source(NamedTuple):
+    """Where the entries were read: root directory as text, file system UUID or ""."""
+
+    path: str
+    filesystem: str
+
+
+class Issue(NamedTuple):
+    """A path of the volume that is not in the snapshot as it should be, and why."""
+
+    path: bytes
+    reason: str
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How the writer knows that it saw everything, and what it could not store."""
+
+    method: Literal["scan", "events"]
+    complete: bool
+    incomplete: tuple[Issue, ...] = ()
+    vanished: tuple[bytes, ...] = ()
+    skipped: tuple[Issue, ...] = ()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Entries, regular files and bytes of the whole tree; the rest is of this snapshot. Sizes in bytes."""
+
+    entries: int
+    files: int
+    bytes: int
+    stored_bytes: int
+    changed: int
+    deleted: int
+
+
+class Owner(NamedTuple):
+    """The name of a user or group id, on the machine that wrote the snapshot."""
+
+    id: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Owners:
+    """Names for the ids in the catalog, sorted by id."""
+
+    users: tuple[Owner, ...] = ()
+    groups: tuple[Owner, ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a manifest says. Times are in microseconds since the epoch; `parent` is None for sequence 1.
+
+    A row of `chunks` or `catalog` has in `manifest` "" for an object of its own, this manifest's
+    object name if it is attached here, or that of the manifest that it is attached to.
+    """
+
+    repository_id: bytes
+    name: ManifestName
+    finished_us: int
+    parent: ParentRef | None
+    program: str
+    host: str
+    source: Source
+    consistency: Literal["live", "read-only"]
+    completeness: Completeness
+    statistics: Statistics
+    owners: Owners
+    chunks: tuple[ChunkRef, ...]
+    catalog: tuple[ChunkRef, ...]
+    mode: Literal["tar"] = "tar"
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """The ids of the data keys that its chunks name."""
+        return tuple(dict.fromkeys(ref.key_id for ref in self.chunks))
+
+
+def manifest_hash(data: bytes) -> bytes:
+    """The hash (32 bytes) of a whole manifest object, attachments included, as a child names it."""
+    return blake3(data).digest()
+
+
+def encode_manifest(
+    manifest: Manifest,
+    write_key: WriteKey,
+    attachments: bytes = b"",
+    *,
+    level: int = 3,
+    salt: bytes | None = None,
+) -> bytes:
+    """The object of a manifest: signed, sealed, with the attachments behind it. `salt` as for `seal`.
+
+    Raises `SmsnapError` for a manifest that a reader would refuse, so that none is ever written.
+    """
+    name = manifest.name.object_name()
+    what = f"write {name}"
+    text = canonical_json(_members(manifest, write_key, name, what))
+    content = write_key.signing.sign(_signed(name, text)) + text
+    if len(content) > CONTENT_LIMITS[ObjectType.MANIFEST]:
+        raise SmsnapError(what, f"it would have {len(content)} bytes", "take fulls more often")
+    try:
+        decoded = _parse(text, manifest.name, write_key.repository_id, write_key.writer_id)
+        _check_attached(decoded, memoryview(attachments), what)
+    except DamageError as error:
+        raise SmsnapError(what, f"a reader would refuse it: {error.why}") from error
+    if (decoded.chunks, decoded.catalog, decoded.parent) != (
+        manifest.chunks,
+        manifest.catalog,
+        manifest.parent,
+    ):
+        raise SmsnapError(what, "a reader would understand something else")
+    context = Context(write_key.repository_id, manifest.name.volume, name)
+    key, writer_id = write_key.catalog_key, write_key.writer_id
+    return seal(ObjectType.MANIFEST, key, writer_id, context, content, level=level, salt=salt) + attachments
+
+
+def decode_manifest(
+    data: bytes,
+    name: ManifestName,
+    repository_id: bytes,
+    catalog_key_for_writer: Callable[[bytes], bytes],
+    verify_key_for_writer: Callable[[bytes], bytes],
+) -> Manifest:
+    """The manifest in the object `name`; `DamageError` if anything in it deviates from the format.
+
+    Both functions get a writer's id (16 bytes) and give its catalog key and its public key (32 bytes
+    each), or raise. Whether its parent's hash is right, and its writer revoked, is for the caller.
+    """
+    object_name = name.object_name()
+    what = f"read {object_name}"
+    writer_id = parse_header(data, what).key_id
+    context = Context(repository_id, name.volume, object_name)
+    content = open_sealed(data, ObjectType.MANIFEST, catalog_key_for_writer(writer_id), context)
+    signature, text = content[:_SIGNATURE_SIZE], content[_SIGNATURE_SIZE:]
+    _verify(signature, _signed(object_name, text), writer_id, verify_key_for_writer(writer_id), what)
+    manifest = _parse(text, name, repository_id, writer_id)
+    _check_attached(manifest, memoryview(data)[parse_header(data).sealed_size :], what)
+    return manifest
+
+
+def _signed(object_name: str, text: bytes) -> bytes:
+    raw = object_name.encode()
+    return _SIGNATURE_DOMAIN + len(raw).to_bytes(2, "little") + raw + text
+
+
+def _verify(signature: bytes, signed: bytes, writer_id: bytes, verify_key: bytes, what: str) -> None:
+    if public_id(verify_key) != writer_id:
+        raise DamageError(what, "its writer's id is not that of the public key")
+    try:
+        public_key(verify_key, what).verify(signature, signed)
+    except InvalidSignature as error:
+        raise DamageError(what, "its signature is wrong") from error
+
+
+def _check_attached(manifest: Manifest, attachments: memoryview, what: str) -> None:
+    own = manifest.name.object_name()
+    refs = [ref for refs in (manifest.chunks, manifest.catalog) for ref in refs if ref.manifest == own]
+    check_attachments(refs, attachments, what)
+
+
+def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> dict[str, object]:
+    keys = number_keys(manifest.chunks, what)
+    places = number_places(name, (*manifest.chunks, *manifest.catalog), what)
+    if any(ref.key_id != write_key.writer_id for ref in manifest.catalog):
+        raise SmsnapError(what, "a segment of its catalog is another writer's", "take a full")
+    parent = manifest.parent
+    return {
+        "format": 1,
+        "must_understand": [],
+        "repository": manifest.repository_id.hex(),
+        "volume": manifest.name.volume,
+        "snapshot": manifest.name.snapshot,
+        "sequence": manifest.name.sequence,
+        "generation": manifest.name.generation,
+        "kind": manifest.name.kind,
+        "time": format_time_us(manifest.name.time_us),
+        "finished": format_time_us(manifest.finished_us),
+        "mode": manifest.mode,
+        "parent": parent and {"snapshot": parent.snapshot, "hash": parent.manifest_hash.hex()},
+        "program": _text(manifest.program),
+        "host": _text(manifest.host),
+        "source": {"path": _text(manifest.source.path), "filesystem": manifest.source.filesystem},
+        "consistency": manifest.consistency,
+        "completeness": _completeness_members(manifest.completeness),
+        "statistics": vars(manifest.statistics),
+        "owners": {
+            "users": {str(owner.id): _text(owner.name) for owner in manifest.owners.users},
+            "groups": {str(owner.id): _text(owner.name) for owner in manifest.owners.groups},
+        },
+        "keys": [key_id.hex() for key_id in keys],
+        "attached_to": list(places)[2:],
+        "chunks": encode_table(manifest.chunks, keys, places),
+        "catalog": encode_table(manifest.catalog, {write_key.writer_id: 0}, places),
+    }
+
+
+def _text(text: str) -> str:
+    """What the system said, as valid Unicode: bytes that were none become `\\xNN`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _completeness_members(completeness: Completeness) -> dict[str, object]:
+    return {
+        "method": completeness.method,
+        "complete": completeness.complete,
+        "incomplete": _issue_members(completeness.incomplete),
+        "vanished": [path_text(path) for path in completeness.vanished],
+        "skipped": _issue_members(completeness.skipped),
+    }
+
+
+def _issue_members(issues: tuple[Issue, ...]) -> list[dict[str, str]]:
+    return [{"path": path_text(issue.path), "reason": _text(issue.reason)} for issue in issues]
+
+
+def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: bytes) -> Manifest:
+    what = f"read {name.object_name()}"
+    members = parse_canonical_json(text, what)
+    _check_understood(members, what)
+    _check_name(members, name, repository_id)
+    chunks, catalog = _tables(members, name, writer_id, what)
+    consistency = members.text("consistency")
+    if consistency not in ("live", "read-only"):
+        members.refuse("consistency", "one that this version knows")
+    source = members.nested("source")
+    return Manifest(
+        repository_id=repository_id,
+        name=name,
+        finished_us=members.time_us("finished"),
+        parent=_parent(members, name.sequence),
+        program=members.text("program"),
+        host=members.text("host"),
+        source=Source(source.text("path"), source.text("filesystem")),
+        consistency="live" if consistency == "live" else "read-only",
+        completeness=_completeness(members.nested("completeness")),
+        statistics=_statistics(members.nested("statistics")),
+        owners=_owners(members.nested("owners")),
+        chunks=chunks,
+        catalog=catalog,
+    )
+
+
+def _check_understood(members: Members, what: str) -> None:
+    if members.integer("format") != 1:
+        raise DamageError(what, "it is of another version of the format", UPGRADE)
+    unknown = set(members.texts("must_understand")) - KNOWN_EXTENSIONS
+    if unknown:
+        raise DamageError(what, f"it uses {', '.join(sorted(unknown))}", UPGRADE)
+    if members.text("mode") != "tar":
+        raise DamageError(what, f"its mode is {members.text('mode')}", UPGRADE)
+
+
+def _check_name(members: Members, name: ManifestName, repository_id: bytes) -> None:
+    said = {
+        "repository": repository_id.hex(),
+        "volume": name.volume,
+        "snapshot": name.snapshot,
+        "kind": name.kind,
+        "time": format_time_us(name.time_us),
+    }
+    for member, value in said.items():
+        if members.text(member) != value:
+            members.refuse(member, "that of the object's name and place")
+    for member, number in (("sequence", name.sequence), ("generation", name.generation)):
+        if members.integer(member) != number:
+            members.refuse(member, "that of the object's name")
+
+
+def _parent(members: Members, sequence: int) -> ParentRef | None:
+    if members.is_null("parent") != (sequence == 1):
+        members.refuse("parent", "null for the first manifest and an object for the others")
+    if sequence == 1:
+        if members.text("kind") != "full":
+            members.refuse("kind", "full, as the first of a volume is")
+        return None
+    parent = members.nested("parent")
+    return ParentRef(parent.hex("snapshot", 8).hex(), parent.hex("hash", 32))
+
+
+def _tables(
+    members: Members, name: ManifestName, writer_id: bytes, what: str
+) -> tuple[tuple[ChunkRef, ...], tuple[ChunkRef, ...]]:
+    own = name.object_name()
+    others = members.texts("attached_to")
+    for other in others:
+        parsed = ManifestName.parse(other)
+        if not parsed or parsed.volume != name.volume or other == own:
+            members.refuse("attached_to", "a list of other manifests of the volume")
+    places = ["", own, *others]
+    keys = members.hexes("keys", 16)
+    chunks = decode_table(members.text("chunks"), keys, places, CONTENT_LIMITS[ObjectType.CHUNK], what)
+    check_blocks(chunks, what)
+    limit = CONTENT_LIMITS[ObjectType.CATALOG]
+    return chunks, decode_table(members.text("catalog"), [writer_id], places, limit, what)
+
+
+def _completeness(members: Members) -> Completeness:
+    method = members.text("method")
+    if method not in ("scan", "events"):
+        members.refuse("method", "one that this version knows")
+    return Completeness(
+        method="scan" if method == "scan" else "events",
+        complete=members.truth("complete"),
+        incomplete=_issues(members, "incomplete"),
+        vanished=tuple(_path(members, "vanished", text) for text in members.texts("vanished")),
+        skipped=_issues(members, "skipped"),
+    )
+
+
+def _issues(members: Members, name: str) -> tuple[Issue, ...]:
+    return tuple(
+        Issue(_path(row, "path", row.text("path")), row.text("reason")) for row in members.objects(name)
+    )
+
+
+def _path(members: Members, name: str, text: str) -> bytes:
+    """The path that `text` stands for (FORMAT.md, sections 1 and 10)."""
+    path = path_bytes(text)
+    parts = path.split(b"/") if path else []
+    if path_text(path) != text or b"\0" in path or any(part in (b"", b".", b"..") for part in parts):
+        members.refuse(name, "a path")
+    return path
+
+
+def _statistics(members: Members) -> Statistics:
+    return Statistics(
+        entries=members.integer("entries"),
+        files=members.integer("files"),
+        bytes=members.integer("bytes"),
+        stored_bytes=members.integer("stored_bytes"),
+        changed=members.integer("changed"),
+        deleted=members.integer("deleted"),
+    )
+
+
+def _owners(members: Members) -> Owners:
+    return Owners(_named_ids(members, "users"), _named_ids(members, "groups"))
+
+
+def _named_ids(members: Members, name: str) -> tuple[Owner, ...]:
+    by_id = members.nested(name)
+    owners = []
+    for digits in by_id.names():
+        if not (len(digits) <= 10 and digits.isascii() and digits.isdecimal() and str(int(digits)) == digits):
+            members.refuse(name, "an object of ids")
+        owners.append(Owner(int(digits), by_id.text(digits)))
+    if any(owner.id > _ID_MAX for owner in owners):
+        members.refuse(name, "an object of ids of 32 bits")
+    return tuple(sorted(owners))

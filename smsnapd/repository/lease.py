@@ -1,0 +1,184 @@
+"""The lease: one writer per volume's chain, by conditional writes of one small record.
+
+Its generation goes into every manifest's name. A writer that slept through its lease finds out
+when it reads the lease after its commit; what it committed is fenced by the higher generation
+(architecture, invariant 1).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from smsnapd.errors import ConflictError, DamageError, LockedError, ObjectMissingError
+from smsnapd.format import names
+from smsnapd.format.record import Lease as LeaseRecord
+from smsnapd.store.base import Store
+
+LEASE_S: Final = 600.0
+"""How long a lease lasts without renewal; a writer that died on another machine blocks that long."""
+
+RENEW_S: Final = 60.0
+NAME_FIELDS: Final = 6
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease: one process, so that a dead one on the same machine is told at once."""
+
+    host: str
+    boot: str
+    pid_space: str
+    pid: int
+    started: str
+    token: str
+
+    @classmethod
+    def this_process(cls) -> Holder:
+        """The calling process, with a token of its own for each call."""
+        return cls(
+            host=socket.gethostname().replace(" ", "_") or "?",
+            boot=_boot_id(),
+            pid_space=str(os.stat("/proc/self/ns/pid").st_ino),
+            pid=os.getpid(),
+            started=_start_time(os.getpid()),
+            token=secrets.token_hex(8),
+        )
+
+    def text(self) -> str:
+        """As it stands in the record."""
+        return f"{self.host} {self.boot} {self.pid_space} {self.pid} {self.started} {self.token}"
+
+
+def is_dead(holder: str) -> bool:
+    """Whether the holder was a process of this machine that is no more. False when it cannot be known."""
+    fields = holder.split(" ")
+    if len(fields) != NAME_FIELDS or not fields[3].isdecimal():
+        return False
+    _, boot, pid_space, pid, started, _ = fields
+    if boot != _boot_id() or pid_space != str(os.stat("/proc/self/ns/pid").st_ino):
+        return False
+    return _start_time(int(pid)) != started
+
+
+class Lease:
+    """A lease that was taken."""
+
+    def __init__(self, store: Store, repository_id: bytes, volume: str, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._repository_id = repository_id
+        self._volume = volume
+        self._clock = clock
+        self._version: str | None = None
+        self._renewed = 0.0
+        self.generation = 0
+        self.holder = ""
+
+    @classmethod
+    def take(
+        cls,
+        store: Store,
+        repository_id: bytes,
+        volume: str,
+        *,
+        holder: Holder | None = None,
+        clock: Callable[[], float] = time.time,
+        dead: Callable[[str], bool] = is_dead,
+        highest_generation: Callable[[], int] = lambda: 0,
+    ) -> Lease:
+        """Take the lease, or raise LockedError saying who has it.
+
+        `highest_generation` looks at the manifests; it is asked only when there is no record, since one
+        that was lost must not bring an old generation back.
+        """
+        lease = cls(store, repository_id, volume, clock)
+        lease.holder = (holder or Holder.this_process()).text()
+        current, version = lease._read()
+        if (
+            current is not None
+            and current.holder
+            and current.expires_us > clock() * 1e6
+            and not dead(current.holder)
+        ):
+            raise _locked(volume, current)
+        lease.generation = (current.generation if current else highest_generation()) + 1
+        lease._version = version
+        lease._write(lease.holder)
+        return lease
+
+    def renew(self) -> None:
+        """Extend the lease if it is time to; LockedError if another writer has taken it."""
+        if self._clock() - self._renewed >= RENEW_S:
+            self._write(self.holder)
+
+    def confirm(self) -> None:
+        """Read the lease: LockedError unless it is still this one. To be called after a commit."""
+        current, _ = self._read()
+        if current is None or current.generation != self.generation or current.holder != self.holder:
+            raise _locked(self._volume, current)
+
+    def release(self) -> None:
+        """Give the lease back; nothing happens if another writer has it by now."""
+        try:
+            self._write("")
+        except LockedError:
+            return
+
+    def _read(self) -> tuple[LeaseRecord | None, str | None]:
+        name = names.lease_name(self._volume)
+        try:
+            data, version = self._store.get_versioned(name)
+        except ObjectMissingError:
+            return None, None
+        try:
+            return LeaseRecord.decode(data, self._volume, self._repository_id), version
+        except DamageError:
+            # It protects against accidents only; a damaged one is written anew, `check` reports it.
+            return None, version
+
+    def _write(self, holder: str) -> None:
+        name = names.lease_name(self._volume)
+        now = self._clock()
+        record = LeaseRecord(
+            repository_id=self._repository_id,
+            volume=self._volume,
+            generation=self.generation,
+            holder=holder,
+            expires_us=int((now + LEASE_S) * 1e6),
+        )
+        try:
+            self._version = self._store.replace(name, record.encode(), self._version)
+        except ConflictError as error:
+            current, _ = self._read()
+            raise _locked(self._volume, current) from error
+        self._renewed = now
+
+
+def _locked(volume: str, current: LeaseRecord | None) -> LockedError:
+    who = current.holder.split(" ")[0] if current and current.holder else "another writer"
+    until = names.format_time_us(current.expires_us) if current else "an unknown time"
+    return LockedError(
+        f"write to the chain of volume {volume}",
+        f"another writer on {who} has the lease until {until}",
+        "wait for it, or give this volume a name of its own (volume.name) if it is another notebook",
+    )
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in clock ticks since boot (proc(5), field 22 of stat); "" if it is no more."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+    except OSError:
+        return ""
+    state, *rest = fields.split()
+    return "" if state in "ZX" else rest[18]

@@ -1,0 +1,315 @@
+"""The local index: what the last commit saw, so that the next run reads only what changed.
+
+A cache in SQLite. Losing it costs one scan, never data; it is used only while the head it
+remembers is the repository's and the volume is the one it was made from. It holds names, so its file
+is 0600. Extents in it name chunks by the row ids of its own `chunk` table.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from smsnapd.errors import SmsnapError
+from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
+
+SCHEMA_VERSION: Final = 1
+FRAME: Final = struct.Struct("<I")
+SCHEMA: Final = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE directory(key BLOB PRIMARY KEY, path BLOB NOT NULL, entries BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE chunk(id INTEGER PRIMARY KEY, name_hash BLOB NOT NULL, ref BLOB NOT NULL);
+CREATE TABLE link(inode INTEGER, path BLOB, PRIMARY KEY(inode, path)) WITHOUT ROWID;
+"""
+
+
+class Head(msgspec.Struct, frozen=True):
+    """The commit that the index mirrors, and the volume it was read from."""
+
+    snapshot: str
+    sequence: int
+    manifest_hash: bytes
+    root: bytes
+    filesystem: str
+
+
+class State:
+    """One volume's index. Not safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = _connect(path)
+        # Reads see the last commit, also while an update is being written (WAL).
+        self._reader = _connect(path)
+        self.path = path
+        self.journal = Journal(Path(f"{path}.journal"))
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode_entries = msgspec.msgpack.Decoder(list[Entry]).decode
+        self._decode_ref = msgspec.msgpack.Decoder(ChunkRef).decode
+
+    @staticmethod
+    def path_of(directory: Path, repository_id: str, volume: str) -> Path:
+        """The file of a volume's index."""
+        return directory / f"{repository_id[:16]}-{volume}.db"
+
+    @classmethod
+    def open(cls, directory: Path, repository_id: str, volume: str) -> State:
+        """Open or make the index below `directory`. A damaged or older one is made anew."""
+        path = cls.path_of(directory, repository_id, volume)
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                state = cls(path)
+                state._prepare()
+            except sqlite3.DatabaseError:
+                _remove(path)
+                state = cls(path)
+                state._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise SmsnapError(
+                f"open the local state {path}",
+                str(error),
+                "set [state] dir to a directory that you may write to",
+            ) from error
+        return state
+
+    def close(self) -> None:
+        """Close the file; an update that was not committed is forgotten."""
+        self._db.close()
+        self._reader.close()
+
+    def _prepare(self) -> None:
+        if self._db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+            self._db.execute("SELECT value FROM meta WHERE key = 'digest_key'").fetchone()
+            return
+        if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise sqlite3.DatabaseError("another schema")
+        with self._transaction():
+            for statement in SCHEMA.strip().splitlines():
+                self._db.execute(statement)
+            self._put_meta("digest_key", secrets.token_bytes(32))
+            self._db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _put_meta(self, key: str, value: bytes) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    def _meta(self, key: str) -> bytes | None:
+        row = self._reader.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    @property
+    def digest_key(self) -> bytes:
+        """The key of the digests in `Entry.digest`; it never leaves this file."""
+        return self._meta("digest_key") or b"\0" * 32
+
+    @property
+    def head(self) -> Head | None:
+        """The commit that the index mirrors, or None."""
+        raw = self._meta("head")
+        return None if raw is None else msgspec.msgpack.decode(raw, type=Head)
+
+    @property
+    def newest_seen(self) -> tuple[int, str] | None:
+        """Sequence and id of the newest snapshot ever committed from here: a cut-off end shows by it."""
+        raw = self._meta("newest")
+        return None if raw is None else msgspec.msgpack.decode(raw, type=tuple[int, str])
+
+    def listings(self) -> Iterator[Listing]:
+        """All entries, in catalog order."""
+        rows = self._reader.execute("SELECT path, entries FROM directory ORDER BY key")
+        decode = self._decode_entries
+        for path, entries in rows:
+            yield Listing(path, decode(entries))
+
+    def listing(self, directory: bytes) -> list[Entry]:
+        """The entries of one directory; empty if it is not known."""
+        key = directory_key(directory)
+        row = self._reader.execute("SELECT entries FROM directory WHERE key = ?", (key,)).fetchone()
+        return [] if row is None else self._decode_entries(row[0])
+
+    def entry(self, path: bytes) -> Entry | None:
+        """The entry at `path`, or None."""
+        directory, _, name = path.rpartition(b"/")
+        return next((entry for entry in self.listing(directory) if entry.name == name), None)
+
+    def names_of(self, inode: int) -> list[bytes]:
+        """The paths of an inode with several names."""
+        rows = self._reader.execute("SELECT path FROM link WHERE inode = ?", (_signed(inode),))
+        return [bytes(row[0]) for row in rows]
+
+    def chunks(self) -> dict[int, ChunkRef]:
+        """The chunk table: every chunk that committed entries name, by its id."""
+        rows = self._reader.execute("SELECT id, ref FROM chunk")
+        return {number: self._decode_ref(ref) for number, ref in rows}
+
+    def chunks_by_number(self, numbers: Iterable[int]) -> dict[int, ChunkRef]:
+        """Some rows of the chunk table."""
+        query = "SELECT ref FROM chunk WHERE id = ?"
+        rows = {number: self._reader.execute(query, (number,)).fetchone() for number in numbers}
+        return {number: self._decode_ref(row[0]) for number, row in rows.items()}
+
+    def forget(self) -> None:
+        """Drop the index, keeping what is known of the newest snapshot."""
+        with self._transaction():
+            self._clear()
+            self._db.execute("DELETE FROM meta WHERE key = 'head'")
+
+    def _clear(self) -> None:
+        for table in ("directory", "chunk", "link"):
+            self._db.execute(f"DELETE FROM {table}")
+
+    @contextmanager
+    def update(self, *, anew: bool) -> Iterator[StateUpdate]:
+        """One transaction that takes the index to a new head; `anew` begins with an empty one.
+
+        Nothing is kept unless `StateUpdate.commit` was called.
+        """
+        self._db.execute("BEGIN IMMEDIATE")
+        update = StateUpdate(self)
+        try:
+            if anew:
+                self._clear()
+            yield update
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT" if update.committed else "ROLLBACK")
+
+
+class Journal:
+    """Chunks that are durable and not committed yet: what a run that was cut off need not store again.
+
+    A file of frames beside the index; a torn last frame is ignored.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, refs: Iterable[ChunkRef]) -> None:
+        """Append; the chunks must be durable."""
+        frames = bytearray()
+        for ref in refs:
+            data = msgspec.msgpack.encode(ref)
+            frames += FRAME.pack(len(data)) + data
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, frames)
+        finally:
+            os.close(descriptor)
+
+    def read(self) -> list[ChunkRef]:
+        """All that was added since `clear`."""
+        try:
+            data = self._path.read_bytes()
+        except FileNotFoundError:
+            return []
+        refs, position = [], 0
+        while position + FRAME.size <= len(data):
+            (length,) = FRAME.unpack_from(data, position)
+            position += FRAME.size + length
+            if position > len(data):
+                break
+            refs.append(msgspec.msgpack.decode(data[position - length : position], type=ChunkRef))
+        return refs
+
+    def clear(self) -> None:
+        """Forget everything: it is committed, or not to be used."""
+        self._path.unlink(missing_ok=True)
+
+
+class StateUpdate:
+    """An open transaction on a `State`."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._db = state._db
+        self._encode = state._encode
+        self.committed = False
+
+    def put(self, listing: Listing, before: list[Entry] | None = None) -> None:
+        """Replace a directory's entries; `before` are those that the index has for it, if any."""
+        directory, entries = listing
+        key = directory_key(directory)
+        if before:
+            self._unlink(directory, before)
+        if entries:
+            self._db.execute(
+                "INSERT OR REPLACE INTO directory VALUES (?, ?, ?)", (key, directory, self._encode(entries))
+            )
+            self._link(directory, entries)
+        else:
+            self._db.execute("DELETE FROM directory WHERE key = ?", (key,))
+
+    def _unlink(self, directory: bytes, entries: list[Entry]) -> None:
+        rows = [(_signed(e.inode), join_path(directory, e.name)) for e in entries if has_names(e)]
+        if rows:
+            self._db.executemany("DELETE FROM link WHERE inode = ? AND path = ?", rows)
+
+    def _link(self, directory: bytes, entries: list[Entry]) -> None:
+        rows = [(_signed(e.inode), join_path(directory, e.name)) for e in entries if has_names(e)]
+        if rows:
+            self._db.executemany("INSERT OR REPLACE INTO link VALUES (?, ?)", rows)
+
+    def put_chunks(self, refs: dict[int, ChunkRef]) -> None:
+        """Add rows to the chunk table."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)",
+            [(number, ref.name_hash, self._encode(ref)) for number, ref in refs.items()],
+        )
+
+    def drop_chunks(self, numbers: Iterable[int]) -> None:
+        """Remove rows that no entry names any more."""
+        self._db.executemany("DELETE FROM chunk WHERE id = ?", [(number,) for number in numbers])
+
+    def commit(self, head: Head) -> None:
+        """Keep everything: the index mirrors `head` from now on."""
+        self._state._put_meta("head", msgspec.msgpack.encode(head))
+        newest = self._state.newest_seen
+        if newest is None or head.sequence >= newest[0]:
+            self._state._put_meta("newest", msgspec.msgpack.encode((head.sequence, head.snapshot)))
+        self.committed = True
+
+
+def has_names(entry: Entry) -> bool:
+    """Whether an entry's inode has several names that must be recorded together."""
+    return entry.links > 1 and entry.kind not in (Kind.DIRECTORY, Kind.TOMBSTONE)
+
+
+def is_alias(entry: Entry) -> bool:
+    """Whether an entry is a further name of an earlier entry's inode."""
+    return bool(entry.flags & Flag.ALIAS)
+
+
+def _signed(inode: int) -> int:
+    """SQLite's integers are signed; inode numbers are not."""
+    return inode - (1 << 64) if inode >= 1 << 63 else inode
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    return connection
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", ".journal"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)

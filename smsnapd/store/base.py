@@ -1,0 +1,80 @@
+"""The port: what a place for objects must be able to do. Every store passes one contract suite.
+
+Names are the relative ones of FORMAT.md, section 2. All methods raise `StoreError`: transient
+or not; `ObjectMissingError` where a name has no object. A store is safe to use from several threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+
+class ObjectInfo(NamedTuple):
+    """An object in a listing: its name and its size in bytes."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Which store, and how to reach it; can be sent to another process. Holds no secret.
+
+    `url` is `file:///directory`, `s3://bucket/prefix` or `memory://name`. The rest is for S3:
+    `region` and `endpoint_url` may be empty; `path_style` addresses the bucket in the path;
+    `checksums` is `when_supported` (boto3's default) or `when_required`, for servers that refuse
+    checksum headers; `ca_bundle` a file of certificates; timeouts in seconds.
+    """
+
+    url: str
+    region: str = ""
+    endpoint_url: str = ""
+    path_style: bool = False
+    checksums: str = "when_supported"
+    ca_bundle: str = ""
+    connect_timeout_s: float = 10.0
+    read_timeout_s: float = 60.0
+    attempts: int = 8
+
+
+class Store(Protocol):
+    """Objects by name. Nothing is overwritten but by `replace`."""
+
+    @property
+    def url(self) -> str:
+        """The URL, for messages."""
+
+    def get(self, name: str) -> bytes:
+        """The whole object."""
+
+    def put(self, name: str, data: Buffer) -> None:
+        """Create the object, whole or not at all.
+
+        May be repeated: succeeds if the object exists with the same bytes. Raises
+        `ObjectExistsError` if it exists with others. Durable only after `barrier`.
+        """
+
+    def get_versioned(self, name: str) -> tuple[bytes, str]:
+        """The whole object and a token of its version, for `replace`."""
+
+    def replace(self, name: str, data: Buffer, version: str | None) -> str:
+        """Put `data` if the object is at `version` still (None: absent); returns the new version.
+
+        Raises `ConflictError` if it is not. This is for the lease alone.
+        """
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """All objects whose names begin with `prefix`, sorted by name (bytewise)."""
+
+    def delete(self, name: str) -> None:
+        """Remove the object; nothing happens if there is none."""
+
+    def barrier(self) -> None:
+        """Return when all puts that returned before, from any process, are durable."""
+
+    def close(self) -> None:
+        """Let go of connections and files. May be called more than once."""

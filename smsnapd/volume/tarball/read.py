@@ -1,0 +1,347 @@
+"""Reading entries off a volume into tar: small ones whole, packed one behind the other, large ones by ranges.
+
+Every file is looked at before and after its content is read. What moved in between is read again; what keeps
+moving is stored as it was read last, and says so.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+from blake3 import blake3
+from msgspec.structs import replace
+
+from smsnapd.errors import VolumeError
+from smsnapd.model import BLOCK, CHUNK_TARGET, Entry, Extent, Flag, Kind, join_path
+from smsnapd.volume.attributes import Owners
+from smsnapd.volume.scan import VANISHED, entry_of
+from smsnapd.volume.tarball.header import header
+from smsnapd.volume.tarball.metadata import alias_entry, is_as, other_entry, regular_entry
+from smsnapd.volume.tarball.sparse import data_between, read_segments
+from smsnapd.volume.tree import Tree, open_at
+
+READ: Final = 0
+"""Mode of an item whose metadata and content are to be read."""
+HEADER: Final = 1
+"""Mode of an item whose entry is complete, xattrs, segments and content extents included: header only."""
+
+THIS_PACK: Final = -1
+"""The chunk number of extents that lie in the pack just read."""
+
+ISSUE_CHANGED: Final = "changed while read"
+ISSUE_VANISHED: Final = "vanished"
+ISSUE_LARGE: Final = "large"
+
+_TRIES: Final = 3
+_DIGEST_SIZE: Final = 16
+_ZEROS: Final = bytes(BLOCK)
+_SEGMENT: Final = struct.Struct("<QQ")
+_REPLACED: Final = VANISHED | {errno.ENXIO, errno.EINVAL}
+"""What system calls say of a name that is gone, or not of the kind that was expected: ENXIO is opening a
+socket, EINVAL reading the target of what is no symbolic link."""
+_REGULAR: Final = int(Kind.REGULAR)
+_DIRECTORY: Final = int(Kind.DIRECTORY)
+_ALIAS: Final = int(Flag.ALIAS)
+_CHANGED: Final = int(Flag.CHANGED)
+_SPARSE: Final = int(Flag.SPARSE)
+
+
+class PackItem(NamedTuple):
+    """One entry to be stored.
+
+    `directory` is where it lies; `entry` is what the scan saw, or with mode `HEADER` the complete entry. An
+    alias has `Flag.ALIAS` and its target set. `previous` is what the last commit holds under the path, if its
+    content may be used again.
+    """
+
+    directory: bytes
+    entry: Entry
+    previous: Entry | None = None
+    mode: int = READ
+
+
+class Packed(NamedTuple):
+    """What became of an item.
+
+    `entry` is complete, its new extents being those of `THIS_PACK`, or None if nothing could be stored.
+    `issue` is "" or `changed while read` (it is stored all the same), `unreadable: <reason>` (stored only if
+    it is a directory, which then lacks its xattrs), `vanished` (gone, or turned into what cannot be stored in
+    this place), `large` (it has grown: read it with `inspect` and `read_range`).
+    """
+
+    entry: Entry | None
+    issue: str
+
+
+class RangeRead(NamedTuple):
+    """What reading a range of a large file gave: bytes used in the buffer, and an issue as in `Packed`."""
+
+    used: int
+    issue: str
+
+
+class _BufferFullError(Exception):
+    """The item does not fit into what is left of the buffer."""
+
+
+class _KindChangedError(Exception):
+    """What has the name now is not of the kind that was expected."""
+
+
+class PackReader:
+    """Reads entries of one tree. Not for several threads.
+
+    `Flag.UNSETTLED` of an item stays; an entry whose ctime is not the scanned one any more gets it.
+    """
+
+    def __init__(self, tree: Tree, digest_key: bytes, owners: Owners) -> None:
+        """Read from `tree`; take names of users and groups from `owners`.
+
+        `digest_key` are 32 bytes: an entry's digest is the BLAKE3 under it, 16 bytes, of its data and, if it
+        is sparse, of where that lies.
+        """
+        self._tree = tree
+        self._digest_key = digest_key
+        self._owners = owners
+
+    def read_pack(self, items: Sequence[PackItem], buffer: bytearray) -> tuple[int, list[Packed]]:
+        """Store items from the start of `buffer`, in their order: bytes used, and what became of each.
+
+        The list is shorter than `items` if the buffer was full before: give the rest to another call. What is
+        wrong with one name is its issue. Raises `VolumeError` if the buffer is too small for one item alone:
+        `CHUNK_TARGET` and 4 MiB are always enough.
+        """
+        used = 0
+        results: list[Packed] = []
+        with memoryview(buffer) as view:
+            for item in items:
+                try:
+                    used, packed = self._store(item, view, used)
+                except _BufferFullError as error:
+                    if not results:
+                        path = os.fsdecode(join_path(item.directory, item.entry.name))
+                        raise VolumeError(f"store {path}", f"it needs more than {len(view)} bytes") from error
+                    break
+                results.append(packed)
+        return used, results
+
+    def inspect(self, path: bytes, scanned: Entry) -> Packed:
+        """The entry of a large file as it is now, without extents: for `read_range`, and for its header.
+
+        It is `vanished` if it is no regular file any more.
+        """
+        try:
+            descriptor = self._tree.open_file(path)
+            try:
+                return Packed(regular_entry(scanned, descriptor, self._status(descriptor)), "")
+            finally:
+                os.close(descriptor)
+        except _KindChangedError:
+            return Packed(None, ISSUE_VANISHED)
+        except OSError as error:
+            return Packed(None, _issue(error))
+
+    def read_range(self, path: bytes, entry: Entry, start: int, end: int, buffer: bytearray) -> RangeRead:
+        """Read the data between two offsets of a large file into `buffer`, joined and padded to `BLOCK`.
+
+        `entry` is what `inspect` gave; `start` is a multiple of `BLOCK`. A range of holes alone uses nothing.
+        If the file is not as `entry` says, before or after, the issue is `changed while read`, and the buffer
+        holds what was there, cut or padded with zeros to what the entry asks for.
+        """
+        segments = data_between(entry, start, end)
+        length = sum(segment.length for segment in segments)
+        used = length + -length % BLOCK
+        if used > len(buffer):
+            raise VolumeError(f"read {os.fsdecode(path)}", f"a range needs more than {len(buffer)} bytes")
+        try:
+            descriptor = self._tree.open_file(path)
+            try:
+                same = is_as(entry, self._status(descriptor))
+                with memoryview(buffer) as view:
+                    read_segments(descriptor, segments, view)
+                    view[length:used] = _ZEROS[: used - length]
+                same = is_as(entry, self._status(descriptor)) and same
+            finally:
+                os.close(descriptor)
+        except _KindChangedError:
+            return RangeRead(0, ISSUE_VANISHED)
+        except OSError as error:
+            return RangeRead(0, _issue(error))
+        return RangeRead(used, "" if same else ISSUE_CHANGED)
+
+    def _store(self, item: PackItem, view: memoryview, offset: int) -> tuple[int, Packed]:
+        """Store one item at `offset`: where the next one goes, and what became of it."""
+        if item.mode == HEADER:
+            return self._store_header(item.directory, item.entry, view, offset)
+        kind = item.entry.kind
+        try:
+            for _ in range(_TRIES):
+                try:
+                    return self._read(item, kind, view, offset)
+                except _KindChangedError:
+                    kind = self._kind_now(item)
+                except OSError as error:
+                    if error.errno not in _REPLACED:
+                        raise
+                    # The directory that is kept open may be one that was renamed or replaced.
+                    self._tree.forget()
+                    kind = self._kind_now(item)
+        except OSError as error:
+            return offset, Packed(None, _issue(error))
+        return offset, Packed(None, ISSUE_VANISHED)
+
+    def _kind_now(self, item: PackItem) -> int:
+        """The kind of what has the name now; ENOENT if that cannot be stored in place of what was scanned."""
+        kind = entry_of(b"", self._tree.stat(join_path(item.directory, item.entry.name))).kind
+        if kind == Kind.TOMBSTONE or kind == _DIRECTORY != item.entry.kind:
+            raise FileNotFoundError(errno.ENOENT, "it is a socket or a directory now")
+        return kind
+
+    def _read(self, item: PackItem, kind: int, view: memoryview, offset: int) -> tuple[int, Packed]:
+        """Read and store an item that is expected to be of this kind."""
+        if item.entry.flags & _ALIAS:
+            return self._read_alias(item, view, offset)
+        if kind == _REGULAR:
+            return self._read_regular(item, view, offset)
+        return self._read_other(item, view, offset)
+
+    def _read_regular(self, item: PackItem, view: memoryview, offset: int) -> tuple[int, Packed]:
+        """Store a regular file, reading it again while it moves."""
+        descriptor = open_at(self._tree.open_directory(item.directory), item.entry.name)
+        try:
+            status = self._status(descriptor)
+            for _ in range(_TRIES):
+                entry = regular_entry(item.entry, descriptor, status)
+                used, packed = self._store_content(item, entry, descriptor, view, offset)
+                status = os.fstat(descriptor)
+                if packed.entry is None or is_as(entry, status):
+                    return used, packed
+        finally:
+            os.close(descriptor)
+        return used, _changed(packed)
+
+    def _read_other(self, item: PackItem, view: memoryview, offset: int) -> tuple[int, Packed]:
+        """Store what has no content of its own."""
+        directory, name = self._tree.open_directory(item.directory), item.entry.name or b"."
+        for _ in range(_TRIES):
+            entry, refusal = other_entry(item.entry, directory, name, self._tree.device)
+            if entry.kind in (_REGULAR, Kind.TOMBSTONE) or entry.kind == _DIRECTORY != item.entry.kind:
+                raise _KindChangedError
+            used, packed = self._store_header(item.directory, entry, view, offset)
+            if refusal is not None:
+                return used, packed._replace(issue=_issue(refusal))
+            if entry.kind == _DIRECTORY or is_as(
+                entry, os.stat(name, dir_fd=directory, follow_symlinks=False)
+            ):
+                return used, packed
+        return used, _changed(packed)
+
+    def _read_alias(self, item: PackItem, view: memoryview, offset: int) -> tuple[int, Packed]:
+        """Store a further name; if it is one of another inode by now, as it was scanned."""
+        directory = self._tree.open_directory(item.directory)
+        status = os.stat(item.entry.name, dir_fd=directory, follow_symlinks=False)
+        entry = alias_entry(item.entry, status)
+        if entry is not None:
+            return self._store_header(item.directory, entry, view, offset)
+        used, packed = self._store_header(item.directory, item.entry, view, offset)
+        return used, _changed(packed)
+
+    def _store_header(
+        self, directory: bytes, entry: Entry, view: memoryview, offset: int
+    ) -> tuple[int, Packed]:
+        """Store the header of a complete entry."""
+        end = self._place_header(directory, entry, view, offset)
+        return end, Packed(replace(entry, header=Extent(THIS_PACK, offset, end - offset)), "")
+
+    def _place_header(self, directory: bytes, entry: Entry, view: memoryview, offset: int) -> int:
+        """Put the header of an entry at `offset`: where it ends."""
+        owners = self._owners
+        path = directory + b"/" + entry.name if directory else entry.name
+        head = header(path, entry, owners.user(entry.uid), owners.group(entry.gid))
+        end = offset + len(head)
+        if end > len(view):
+            raise _BufferFullError
+        view[offset:end] = head
+        return end
+
+    def _store_content(
+        self, item: PackItem, entry: Entry, descriptor: int, view: memoryview, offset: int
+    ) -> tuple[int, Packed]:
+        """Store header and data of an open file, or the header alone if the last commit has the same data."""
+        segments, length = entry.segments, entry.size
+        if entry.flags & _SPARSE:
+            length = sum(segment.length for segment in segments)
+        if length >= CHUNK_TARGET:
+            return offset, Packed(None, ISSUE_LARGE)
+        start = self._place_header(item.directory, entry, view, offset)
+        end = start + length
+        used = end + -length % BLOCK
+        if used > len(view):
+            raise _BufferFullError
+        content: tuple[Extent, ...] = ()
+        if length:
+            read_segments(descriptor, segments or ((0, length),), view[start:end])
+            content = (Extent(THIS_PACK, start, used - start),)
+        digest = self._digest(view[start:end], entry)
+        if length and (known := _known_content(item.previous, entry, digest)):
+            content, used = known, start
+        elif used > end:
+            view[end:used] = _ZEROS[: used - end]
+        return used, Packed(_stored(entry, Extent(THIS_PACK, offset, start - offset), content, digest), "")
+
+    def _digest(self, data: memoryview, entry: Entry) -> bytes:
+        """The keyed hash by which the content is known again."""
+        hasher = blake3(data, key=self._digest_key)
+        if entry.flags & _SPARSE:
+            hasher.update(b"".join([_SEGMENT.pack(*segment) for segment in entry.segments]))
+        return hasher.digest(_DIGEST_SIZE)
+
+    def _status(self, descriptor: int) -> os.stat_result:
+        """The metadata of an open regular file of this volume; EXDEV if it is another's."""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise _KindChangedError
+        if status.st_dev != self._tree.device:
+            raise OSError(errno.EXDEV, "it is on another file system")
+        return status
+
+
+def _known_content(previous: Entry | None, entry: Entry, digest: bytes) -> tuple[Extent, ...]:
+    """The extents of the last commit, if they hold the same data; else none."""
+    if (
+        previous is None
+        or previous.digest != digest
+        or previous.kind != _REGULAR
+        or previous.size != entry.size
+        or previous.segments != entry.segments
+    ):
+        return ()
+    return previous.content
+
+
+def _stored(entry: Entry, head: Extent, content: tuple[Extent, ...], digest: bytes) -> Entry:
+    """The entry with where its bytes lie; `msgspec.structs.replace` takes twice as long."""
+    return Entry(
+        entry.name, entry.kind, entry.flags, entry.mode, entry.uid, entry.gid, entry.size, entry.mtime_ns,
+        entry.ctime_ns, entry.inode, entry.links, entry.rdev, entry.target, entry.xattrs, entry.segments,
+        head, content, digest,
+    )  # fmt: skip
+
+
+def _changed(packed: Packed) -> Packed:
+    """The same, marked as changed while it was read."""
+    if packed.entry is None:
+        return packed
+    return Packed(replace(packed.entry, flags=packed.entry.flags | _CHANGED), ISSUE_CHANGED)
+
+
+def _issue(error: OSError) -> str:
+    """The issue that a refused system call makes."""
+    if error.errno in VANISHED:
+        return ISSUE_VANISHED
+    return f"unreadable: {error.strerror or error}"
