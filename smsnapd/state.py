@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sqlite3
 import struct
 from collections.abc import Iterable, Iterator
@@ -22,7 +23,11 @@ from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
 
 SCHEMA_VERSION: Final = 1
+_ALIAS: Final = int(Flag.ALIAS)
+_SINGLE: Final = (int(Kind.DIRECTORY), int(Kind.TOMBSTONE))
 FRAME: Final = struct.Struct("<I")
+SUFFIXES: Final = ("", "-wal", "-shm", ".journal")
+ROWS_AT_ONCE: Final = 512
 SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE directory(key BLOB PRIMARY KEY, path BLOB NOT NULL, entries BLOB NOT NULL) WITHOUT ROWID;
@@ -241,6 +246,7 @@ class StateUpdate:
         self._state = state
         self._db = state._db
         self._encode = state._encode
+        self._rows: list[tuple[bytes, bytes, bytes]] = []
         self.committed = False
 
     def put(self, listing: Listing, before: list[Entry] | None = None) -> None:
@@ -250,12 +256,16 @@ class StateUpdate:
         if before:
             self._unlink(directory, before)
         if entries:
-            self._db.execute(
-                "INSERT OR REPLACE INTO directory VALUES (?, ?, ?)", (key, directory, self._encode(entries))
-            )
+            self._rows.append((key, directory, self._encode(entries)))
+            if len(self._rows) >= ROWS_AT_ONCE:
+                self._flush()
             self._link(directory, entries)
         else:
             self._db.execute("DELETE FROM directory WHERE key = ?", (key,))
+
+    def _flush(self) -> None:
+        self._db.executemany("INSERT OR REPLACE INTO directory VALUES (?, ?, ?)", self._rows)
+        self._rows.clear()
 
     def _unlink(self, directory: bytes, entries: list[Entry]) -> None:
         rows = [(_signed(e.inode), join_path(directory, e.name)) for e in entries if has_names(e)]
@@ -280,6 +290,7 @@ class StateUpdate:
 
     def commit(self, head: Head) -> None:
         """Keep everything: the index mirrors `head` from now on."""
+        self._flush()
         self._state._put_meta("head", msgspec.msgpack.encode(head))
         newest = self._state.newest_seen
         if newest is None or head.sequence >= newest[0]:
@@ -289,12 +300,12 @@ class StateUpdate:
 
 def has_names(entry: Entry) -> bool:
     """Whether an entry's inode has several names that must be recorded together."""
-    return entry.links > 1 and entry.kind not in (Kind.DIRECTORY, Kind.TOMBSTONE)
+    return entry.links > 1 and entry.kind not in _SINGLE
 
 
 def is_alias(entry: Entry) -> bool:
     """Whether an entry is a further name of an earlier entry's inode."""
-    return bool(entry.flags & Flag.ALIAS)
+    return bool(entry.flags & _ALIAS)
 
 
 def _signed(inode: int) -> int:
@@ -310,6 +321,18 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def move_state(path: Path, directory: Path) -> None:
+    """Take the files of the index at `path`, closed, to another directory, on any file system."""
+    for suffix in SUFFIXES:
+        part = Path(f"{path}{suffix}")
+        if part.exists():
+            shutil.copyfile(part, directory / f"{part.name}.new")
+            (directory / f"{part.name}.new").chmod(0o600)
+            os.replace(directory / f"{part.name}.new", directory / part.name)
+        else:
+            (directory / part.name).unlink(missing_ok=True)
+
+
 def _remove(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm", ".journal"):
+    for suffix in SUFFIXES:
         Path(f"{path}{suffix}").unlink(missing_ok=True)

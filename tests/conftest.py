@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from smsnapd.store import Store, StoreSettings, open_store
-from tests.servers import S3Server, ServerMissing, moto, seaweedfs
+from tests.servers import S3Server, ServerMissingError, moto, seaweedfs
 
 MARKERS = (
     "root: needs root (owners, devices, trusted attributes)",
@@ -28,7 +28,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _forbid_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     """In CI everything is there, so a skip is a failure. An expected failure also counts as skipped."""
-    if not report.skipped or hasattr(report, "wasxfail") or os.environ.get("CI", "").lower() not in ("true", "1"):
+    if (
+        not report.skipped
+        or hasattr(report, "wasxfail")
+        or os.environ.get("CI", "").lower() not in ("true", "1")
+    ):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     report.outcome = "failed"
@@ -55,7 +59,7 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     try:
         with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
             yield server
-    except ServerMissing as error:
+    except ServerMissingError as error:
         pytest.skip(str(error))
 
 
@@ -65,13 +69,13 @@ def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     try:
         with moto(tmp_path_factory.mktemp("moto")) as server:
             yield server
-    except ServerMissing as error:
+    except ServerMissingError as error:
         pytest.skip(str(error))
 
 
 @cache
 def _sdk_data() -> Any:
-    """The SDK's description of S3. Each client reads 3 MB of JSON for it, a tenth of a second, if not shared."""
+    """The SDK's description of S3. Shared, since reading it takes 0.1 s a client."""
     from botocore.loaders import create_loader
 
     return create_loader()

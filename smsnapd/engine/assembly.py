@@ -6,7 +6,7 @@ Directories come in catalog order, so a directory that vanished is known before 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -14,8 +14,10 @@ from smsnapd.engine.changes import Change, DirectoryChange
 from smsnapd.format.manifest import Issue
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, join_path
 from smsnapd.state import is_alias
-from smsnapd.volume.tarball.read import ISSUE_LARGE, ISSUE_VANISHED, THIS_PACK, Packed
+from smsnapd.volume.tarball.read import ISSUE_CHANGED, ISSUE_LARGE, ISSUE_VANISHED, THIS_PACK, Packed
 
+_UNSETTLED: Final = int(Flag.UNSETTLED)
+_NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 
 
 class Placed(NamedTuple):
@@ -133,16 +135,17 @@ class Assembler:
         flags = entry.flags
         if issue:
             self.incomplete.append(Issue(path, issue))
-            flags |= Flag.CHANGED | Flag.UNSETTLED
+        if issue == ISSUE_CHANGED:
+            flags |= _NOT_SURE
         elif entry.ctime_ns >= self._unsettled_from_ns and not is_alias(entry):
-            flags |= Flag.UNSETTLED
+            flags |= _UNSETTLED
         header = entry.header
         assert header is not None
         content = entry.content
         if content and content[0].chunk == THIS_PACK:
             content = (Extent(chunk, content[0].offset, content[0].length),)
         return msgspec.structs.replace(
-            entry, flags=int(flags), header=Extent(chunk, header.offset, header.length), content=content
+            entry, flags=flags, header=Extent(chunk, header.offset, header.length), content=content
         )
 
     def _tombstones(self, directory: bytes, gone: list[bytes]) -> list[Entry]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,7 @@ from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows, whole_tree, with_settled
 from smsnapd.engine.storage import Storage
 from smsnapd.engine.storing import StoreTask
+from smsnapd.errors import UsageError
 from smsnapd.format import names
 from smsnapd.format.keys import DataKey
 from smsnapd.format.manifest import Completeness, Issue, Manifest, ParentRef, Source, Statistics
@@ -38,7 +40,7 @@ from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.repository.manifests import commit_manifest
-from smsnapd.state import State, StateUpdate
+from smsnapd.state import State, StateUpdate, move_state
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.attributes import Owners
 from smsnapd.volume.mounts import find_mount, syncfs
@@ -108,14 +110,50 @@ def run_backup(
         if not request.dry_run:
             lease = _take_lease(repository, request.volume)
             stack.callback(lease.release)
-        state = State.open(request.state_dir, repository.repository_id, request.volume)
-        stack.callback(state.close)
+        state_dir = request.state_dir
         if request.consistency == "read-only":
-            stack.enter_context(held_read_only(find_mount(request.root).mount_point))
+            mount = find_mount(request.root)
+            _check_not_within(mount.mount_point, settings)
+            state_dir = stack.enter_context(_off_the_volume(state_dir, repository.repository_id, request))
+        state = State.open(state_dir, repository.repository_id, request.volume)
+        if request.consistency == "read-only":
+            stack.enter_context(held_read_only(mount.mount_point))
+        stack.callback(state.close)
         tree = stack.enter_context(Tree(request.root))
         run = _Run(repository, settings, request, progress, state, tree, clock_ns)
         stack.callback(run.close)
         return run.go(lease)
+
+
+def _check_not_within(mount_point: bytes, settings: StoreSettings) -> None:
+    """A repository on the volume itself cannot be written to while that is read-only."""
+    url = urlsplit(settings.url)
+    path = os.fsencode(unquote(url.path))
+    if url.scheme == "file" and os.path.isdir(path) and find_mount(path).mount_point == mount_point:
+        raise UsageError(
+            "hold the volume read-only",
+            "the repository lies on it",
+            'set consistency = "live", or keep the repository elsewhere',
+        )
+
+
+@contextmanager
+def _off_the_volume(state_dir: Path, repository_id: str, request: BackupRequest) -> Iterator[Path]:
+    """A directory for the local state that is not on the volume, which takes no writes for a while.
+
+    What is in it at the end goes back to where it belongs.
+    """
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if state_dir.stat().st_dev != os.stat(request.root).st_dev:
+        yield state_dir
+        return
+    path = State.path_of(state_dir, repository_id, request.volume)
+    with tempfile.TemporaryDirectory(prefix="smsnapd-", dir="/var/tmp") as borrowed:
+        move_state(path, Path(borrowed))
+        try:
+            yield Path(borrowed)
+        finally:
+            move_state(Path(borrowed, path.name), state_dir)
 
 
 def _take_lease(repository: Repository, volume: str) -> Lease:
@@ -248,17 +286,18 @@ class _Run:
             progress=self._progress,
         )
         with storage, self._state.update(anew=False) as update:
-            assembler = Assembler(self._state.listing, started_ns - UNSETTLED_NS, storage.redo)
+            before_of = self._state.listing if head else _nothing
+            assembler = Assembler(before_of, started_ns - UNSETTLED_NS, storage.redo)
             catalog = CatalogBuilder(self._repository, self._request.volume, ATTACH_BYTES if inline else 0)
             used = self._record(assembler, storage, catalog, update, full)
             storage.finish()
             catalog.finish()
-            incomplete = self._unreadable() + assembler.incomplete
+            incomplete = _by_path(self._unreadable() + assembler.incomplete)
             if not (full or assembler.stored or assembler.deleted):
                 # Nothing of what changed could be read: the newest recovery point stays the newest.
                 return self._outcome(None, 0, 0, 0, incomplete)
             manifest, attachments = self._manifest(
-                lease, head, started_ns, full, assembler, catalog, table, storage.stored_bytes
+                lease, head, started_ns, full, assembler, incomplete, catalog, table, storage.stored_bytes
             )
             self._progress.phase("commit")
             committed = commit_manifest(self._repository, lease, manifest, attachments.data())
@@ -352,6 +391,7 @@ class _Run:
         started_ns: int,
         full: bool,
         assembler: Assembler,
+        incomplete: list[Issue],
         catalog: CatalogBuilder,
         table: ChunkTable,
         stored_bytes: int,
@@ -367,7 +407,6 @@ class _Run:
         attachments = Attachments(name.object_name())
         chunks = chunk_rows(catalog, table, attachments)
         segments = tuple(attachments.add(ref, sealed) for ref, sealed in catalog.segments)
-        incomplete = tuple(self._unreadable() + assembler.incomplete)
         tree = self._changes.tree
         manifest = Manifest(
             repository_id=self._repository.id,
@@ -381,7 +420,7 @@ class _Run:
             completeness=Completeness(
                 method="scan",
                 complete=not incomplete,
-                incomplete=incomplete,
+                incomplete=tuple(incomplete),
                 vanished=(*self._report.vanished, *assembler.vanished),
                 skipped=tuple(Issue(path, why) for path, why in self._report.skipped),
             ),
@@ -408,6 +447,17 @@ class _Run:
             new = {number: ref for number, ref in new.items() if number in used}
         update.put_chunks(new)
         update.commit(head_of(committed, self._tree.root, self._filesystem))
+
+
+def _by_path(issues: list[Issue]) -> list[Issue]:
+    """Each path once, with the first thing that was said of it."""
+    first = {issue.path: issue for issue in reversed(issues)}
+    return sorted(first.values())
+
+
+def _nothing(directory: bytes) -> list[Entry]:
+    """What an index has that is empty still."""
+    return []
 
 
 class _Unknown:

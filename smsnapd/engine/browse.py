@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from smsnapd.engine.fold import select
 from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.selection import select
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import UsageError
 from smsnapd.format.chunker import cut_ranges, range_segments

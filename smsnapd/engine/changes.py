@@ -11,6 +11,7 @@ import os
 import struct
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
@@ -27,6 +28,11 @@ from smsnapd.model import (
 from smsnapd.state import State, has_names, is_alias
 from smsnapd.volume.tarball.read import HEADER, READ
 
+# Plain integers where millions of entries pass: arithmetic of IntFlag is Python code.
+_ALIAS: Final = int(Flag.ALIAS)
+_UNSETTLED: Final = int(Flag.UNSETTLED)
+_NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
+_REGULAR: Final = int(Kind.REGULAR)
 FRAME: Final = struct.Struct("<I")
 
 
@@ -61,6 +67,30 @@ Recheck = Callable[[bytes, Entry, Entry], Entry | None]
 """Reads an unsettled entry again: (directory, scanned, indexed) to its settled form, None if it differs."""
 
 
+class _Spool:
+    """Changes in an unnamed file, written once, read from the start by several readers at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by close())
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(DirectoryChange).decode
+
+    def close(self) -> None:
+        self._file.close()
+
+    def write(self, change: DirectoryChange) -> None:
+        data = self._encode(change)
+        self._file.write(FRAME.pack(len(data)) + data)
+
+    def read(self) -> Iterator[DirectoryChange]:
+        self._file.flush()
+        descriptor, position = self._file.fileno(), 0
+        while frame := os.pread(descriptor, FRAME.size, position):
+            (length,) = FRAME.unpack(frame)
+            yield self._decode(os.pread(descriptor, length, position + FRAME.size))
+            position += FRAME.size + length
+
+
 class ChangeSet:
     """The differences found by one scan."""
 
@@ -69,9 +99,10 @@ class ChangeSet:
         self._state = state
         self._reread = reread
         # Next to the index and not in /tmp, which may be small or memory.
-        self._spool = tempfile.TemporaryFile(dir=state.path.parent)  # noqa: SIM115 (closed by close())
+        self._spool = _Spool(state.path.parent)
+        self._settled_spool = _Spool(state.path.parent)
+        self._complete = False
         self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(DirectoryChange).decode
         self._decode_entry = msgspec.msgpack.Decoder(Entry).decode
         self._gone_by_inode: dict[int, bytes] = {}
         self._touched: set[int] = set()
@@ -86,8 +117,9 @@ class ChangeSet:
         self.settled: dict[bytes, list[Entry]] = {}
 
     def close(self) -> None:
-        """Drop the spool."""
+        """Drop the spools."""
         self._spool.close()
+        self._settled_spool.close()
 
     @property
     def tree(self) -> TreeCounts:
@@ -132,7 +164,7 @@ class ChangeSet:
             previous = before.pop(entry.name, None)
             if previous is None or not same_stat(entry, previous):
                 changed.append(Change(entry, previous))
-            elif self._reread or previous.flags & Flag.UNSETTLED:
+            elif self._reread or previous.flags & _UNSETTLED:
                 fresh = recheck(directory, entry, previous)
                 if fresh is None:
                     self._differs.add(join_path(directory, entry.name))
@@ -148,7 +180,7 @@ class ChangeSet:
 
     def _count(self, entries: list[Entry]) -> None:
         self._tree[0] += len(entries)
-        files = [entry.size for entry in entries if entry.kind == Kind.REGULAR]
+        files = [entry.size for entry in entries if entry.kind == _REGULAR]
         self._tree[1] += len(files)
         self._tree[2] += sum(files)
 
@@ -157,7 +189,7 @@ class ChangeSet:
             self._touch(entry)
             if previous is not None:
                 self._touch(previous)
-            if entry.kind == Kind.REGULAR:
+            if entry.kind == _REGULAR:
                 self.files_to_read += 1
                 self.bytes_to_read += entry.size
         for entry in gone.values():
@@ -166,31 +198,24 @@ class ChangeSet:
                 self._gone_by_inode[entry.inode] = self._encode(entry)
         self.changed += len(changed)
         self.deleted += len(gone)
-        self._write(DirectoryChange(directory, changed, sorted(gone)))
+        self._spool.write(DirectoryChange(directory, changed, sorted(gone)))
 
     def _touch(self, entry: Entry) -> None:
         if has_names(entry):
             self._touched.add(entry.inode)
 
-    def _write(self, change: DirectoryChange) -> None:
-        data = self._encode(change)
-        self._spool.write(FRAME.pack(len(data)) + data)
-
-    def _read(self) -> Iterator[DirectoryChange]:
-        """From the start; several readers may be under way at once."""
-        self._spool.flush()
-        descriptor, position = self._spool.fileno(), 0
-        while frame := os.pread(descriptor, FRAME.size, position):
-            (length,) = FRAME.unpack(frame)
-            yield self._decode(os.pread(descriptor, length, position + FRAME.size))
-            position += FRAME.size + length
-
     def directories(self) -> Iterator[DirectoryChange]:
-        """The changes in catalog order, complete: first names and aliases told apart, renames found."""
-        first_names: dict[int, bytes] = {}
-        for directory, changed, gone in _merged(self._read(), self._forced()):
-            changes = [self._settle(directory, change, first_names) for change in changed]
-            yield DirectoryChange(directory, changes, gone)
+        """The changes in catalog order, complete: first names and aliases told apart, renames found.
+
+        May be called again; the first call does the work.
+        """
+        if not self._complete:
+            first_names: dict[int, bytes] = {}
+            for directory, changed, gone in _merged(self._spool.read(), self._forced()):
+                changes = [self._settle(directory, change, first_names) for change in changed]
+                self._settled_spool.write(DirectoryChange(directory, changes, gone))
+            self._complete = True
+        return self._settled_spool.read()
 
     def _forced(self) -> dict[bytes, dict[bytes, Entry]]:
         """Unchanged names of inodes whose set of names changed: they are recorded again, by directory."""
@@ -209,7 +234,7 @@ class ChangeSet:
             path = join_path(directory, entry.name)
             first = first_names.setdefault(entry.inode, path)
             if first != path:
-                alias = msgspec.structs.replace(entry, flags=Flag.ALIAS, target=first)
+                alias = msgspec.structs.replace(entry, flags=_ALIAS, target=first)
                 return Change(alias, None, READ)
         previous = self._origin(entry, previous)
         differs = join_path(directory, entry.name) in self._differs
@@ -278,11 +303,7 @@ def same_stat(entry: Entry, indexed: Entry) -> bool:
 
 def _same_content(entry: Entry, previous: Entry) -> bool:
     """Whether the inode is untouched since it was stored as `previous`: only its place may differ."""
-    return (
-        previous.header is not None
-        and not previous.flags & (Flag.UNSETTLED | Flag.CHANGED)
-        and same_stat(entry, previous)
-    )
+    return previous.header is not None and not previous.flags & _NOT_SURE and same_stat(entry, previous)
 
 
 def _moved(entry: Entry, previous: Entry) -> Entry:
@@ -292,4 +313,4 @@ def _moved(entry: Entry, previous: Entry) -> Entry:
 
 def is_large(entry: Entry) -> bool:
     """Whether a scanned entry's content goes into chunks of its own."""
-    return entry.kind == Kind.REGULAR and entry.size >= CHUNK_TARGET and not is_alias(entry)
+    return entry.size >= CHUNK_TARGET and entry.kind == _REGULAR and not is_alias(entry)

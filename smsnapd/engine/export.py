@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.tree import SnapshotTree
-from smsnapd.model import Extent, Kind
+from smsnapd.model import Entry, Extent, Kind, Listing, directory_key, join_path
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener
 
@@ -40,15 +41,33 @@ def export_tar(
     progress.phase("export", files=snapshot.files, bytes=snapshot.bytes)
     reader = _ExtentReader(tree, tree.opener(used))
     written = 0
-    for listing in tree.listings():
-        for entry in listing.entries:
-            assert entry.header is not None
-            for extent in (entry.header, *entry.content):
-                write(reader.read(extent))
-                written += extent.length
-            progress.advance(files=int(entry.kind == Kind.REGULAR), bytes=entry.size)
+    for entry in tar_order(tree.listings()):
+        assert entry.header is not None
+        for extent in (entry.header, *entry.content):
+            write(reader.read(extent))
+            written += extent.length
+        progress.advance(files=int(entry.kind == Kind.REGULAR), bytes=entry.size)
     write(memoryview(END_MARKER))
     return written + len(END_MARKER)
+
+
+def tar_order(listings: Iterable[Listing]) -> Iterator[Entry]:
+    """Entries in catalog order, but each directory right before the first entry below it.
+
+    GNU tar sets a directory's times and mode when it comes to a member outside of it, so all of a
+    directory must be in one piece.
+    """
+    waiting: list[tuple[bytes, Entry]] = []
+    for directory, entries in listings:
+        key = directory_key(directory)
+        for entry in entries:
+            if entry.kind == Kind.DIRECTORY:
+                heapq.heappush(waiting, (directory_key(join_path(directory, entry.name)), entry))
+        while waiting and waiting[0][0] <= key:
+            yield heapq.heappop(waiting)[1]
+        yield from (entry for entry in entries if entry.kind != Kind.DIRECTORY)
+    while waiting:
+        yield heapq.heappop(waiting)[1]
 
 
 class _ExtentReader:

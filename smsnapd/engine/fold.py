@@ -13,9 +13,12 @@ from itertools import islice
 from operator import attrgetter, lt
 from typing import Final, Generic, TypeVar
 
+from smsnapd.engine.selection import Selection, select
 from smsnapd.errors import DamageError
 from smsnapd.format.catalog import Order
 from smsnapd.model import Entry, Flag, Kind, Listing, directory_key, join_path
+
+__all__ = ["Selection", "checked", "find_entry", "fold", "select"]
 
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _DIRECTORY: Final = int(Kind.DIRECTORY)
@@ -83,7 +86,7 @@ def checked(listings: Iterable[Listing]) -> Iterator[Listing]:
 
 
 def find_entry(listings: Iterable[Listing], path: bytes) -> Entry | None:
-    """The entry of `path` in a stream in catalog order, read no further than needed; None if there is none."""
+    """The entry of `path` in a stream in catalog order, None if there is none. Reads no further."""
     directory, _, name = path.rpartition(b"/")
     key = directory_key(directory)
     for listing in listings:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
+
 from smsnapd.engine.history import History
 from smsnapd.engine.tree import SnapshotTree
+from smsnapd.model import Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded
 from smsnapd.state import Head, State
@@ -39,8 +43,9 @@ def _make_anew(
 ) -> None:
     tree = SnapshotTree(repository, history.chain(recorded.name.snapshot))
     with state.update(anew=True) as update:
-        for listing in tree.listings():
-            update.put(listing)
+        # A directory may come in several listings in a row; the index keeps each in one.
+        for directory, listings in groupby(tree.listings(), attrgetter("directory")):
+            update.put(Listing(directory, [entry for listing in listings for entry in listing.entries]))
         update.put_chunks(dict(enumerate(tree.chunks)))
         update.commit(head)
 

@@ -18,10 +18,10 @@ from typing import Final
 
 import msgspec
 
-from smsnapd.engine.fold import Selection, select
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.pool import Pool, default_workers
 from smsnapd.engine.progress import Progress
+from smsnapd.engine.selection import Selection, select
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.engine.writing import (
     Failure,
@@ -336,11 +336,19 @@ class _Restore:
             self._progress.phase("finish")
             self._make_links(target)
             for item in self._plan.directories_deepest_first():
-                self._note(item.path, target.finish_directory(item.path, item.entry))
+                entry = item.entry if item.path else _writable(item.entry)
+                self._note(item.path, target.finish_directory(item.path, entry))
             self._notes.merge(target.notes)
             target.sync()
-        finish_restore(request.target)
+            finish_restore(request.target)
+            self._finish_root(target)
         return self._outcome()
+
+    def _finish_root(self, target: Target) -> None:
+        """Removing the mark has moved the root's time, and needed the right to write there."""
+        root = next(self._plan.directories(), None)
+        if root is not None and not root.path:
+            self._note(b"", target.finish_directory(b"", root.entry))
 
     def _check_delete(self) -> None:
         if self._request.delete and self._request.overwrite is None:
@@ -525,6 +533,10 @@ def _user_id(text: str, by_name: Callable[[str], int | None]) -> int:
     if found is None:
         raise UsageError(f"map the user {text}", "nobody has this name", "give the number")
     return found
+
+
+def _writable(directory: Entry) -> Entry:
+    return msgspec.structs.replace(directory, mode=directory.mode | 0o700)
 
 
 def _spool_directory() -> str | None:

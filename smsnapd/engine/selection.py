@@ -16,27 +16,28 @@ _ALIAS: Final = int(Flag.ALIAS)
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected: `listings`, to be read once, and the given paths that the tree has not."""
+    """What was selected: `listings` opens the stream of it, `missing` are given paths that are not there."""
 
-    listings: Iterator[Listing]
-    unmatched: tuple[bytes, ...]
+    listings: Callable[[], Iterator[Listing]]
+    missing: tuple[bytes, ...]
 
 
-def select(open_stream: Callable[[], Iterable[Listing]], paths: Sequence[bytes]) -> Selection:
+def select(open_stream: Callable[[], Iterator[Listing]], paths: Sequence[bytes]) -> Selection:
     """Only `paths` of a checked tree, and all that is below them, and their parent directories.
 
-    `open_stream` gives the tree's listings, from their beginning each time; it is called twice, unless
-    the root is among `paths`, and read once before this returns. Where the first name of a file is not
-    selected, the first selected alias takes its place: the entry of the first name with the alias's
-    name and no header, for the stored one has the other name. Holds only such entries.
+    No paths, or the root, are the whole tree. `open_stream` gives the tree's listings, each time from
+    the first; one reading is done before this returns, unless the whole tree is selected. Where the
+    first name of a file is not selected, the first selected alias takes its place: the entry of the
+    first name, but with the alias's name and no header, for the stored one has the other name. Of
+    the tree, only such entries are held.
     """
-    if b"" in paths and len(set(paths)) == 1:
-        return Selection(iter(open_stream()), ())
-    chosen = _Chosen(paths)
-    survey = _Survey(chosen, paths)
+    if set(paths) <= {b""}:
+        return Selection(open_stream, ())
+    survey = _Survey(paths)
     for listing in open_stream():
         survey.see(listing)
-    return Selection(_promoted(open_stream(), chosen, survey.firsts), survey.unmatched())
+    chosen, firsts = _Chosen(paths), survey.firsts
+    return Selection(lambda: _promoted(open_stream(), chosen, firsts), survey.missing())
 
 
 class _Chosen:
@@ -67,8 +68,8 @@ class _Chosen:
 class _Survey:
     """What a first reading of the tree finds out: paths that it has, first names that are not selected."""
 
-    def __init__(self, chosen: _Chosen, paths: Sequence[bytes]) -> None:
-        self._chosen = chosen
+    def __init__(self, paths: Sequence[bytes]) -> None:
+        self._chosen = _Chosen(paths)
         self._paths = paths
         self._given = _by_directory(paths)
         self._seen: set[bytes] = set()
@@ -84,7 +85,7 @@ class _Survey:
             if entry.flags & _ALIAS and not self._chosen.covers(entry.target):
                 self.firsts.add(entry.target)
 
-    def unmatched(self) -> tuple[bytes, ...]:
+    def missing(self) -> tuple[bytes, ...]:
         """The given paths that were not seen."""
         return tuple(path for path in self._paths if path not in self._seen)
 
@@ -108,7 +109,7 @@ def _promoted(listings: Iterable[Listing], chosen: _Chosen, firsts: set[bytes]) 
 def _in_place(
     directory: bytes, entry: Entry, donors: dict[bytes, Entry], places: dict[bytes, bytes], firsts: set[bytes]
 ) -> Entry:
-    """`entry`; if it is an alias of a name that is not selected, the file itself or an alias of its new place."""
+    """`entry`, or if the name that it is an alias of is not selected, the file itself or an alias of that."""
     if not entry.flags & _ALIAS or entry.target not in firsts:
         return entry
     if entry.target in places:

@@ -20,6 +20,8 @@ from smsnapd.state import Journal, is_alias
 from smsnapd.store.base import Store
 from smsnapd.volume.tarball.read import HEADER, READ, PackItem, PackReader
 
+_REGULAR: Final = int(Kind.REGULAR)
+
 HEADER_BYTES: Final = 1536
 """What a header is reckoned at when packs are planned."""
 
@@ -104,8 +106,7 @@ class Storage:
                 self._take_durable(result)
 
     def _jobs(self, pending: deque[list[PackItem]]) -> Iterator[PackJob | RangeJob]:
-        for pack in plan_packs(self._items(), self._boundary_key):
-            items = [item for _, _, item in pack]
+        for items in plan_packs(self._items(), self._boundary_key):
             pending.append(items)
             yield PackJob(items)
 
@@ -151,6 +152,6 @@ class Storage:
 def _tar_bytes(item: PackItem) -> int:
     """About what an item will take in its pack."""
     entry = item.entry
-    if item.mode == HEADER or entry.kind != Kind.REGULAR or is_alias(entry):
+    if item.mode == HEADER or entry.kind != _REGULAR or is_alias(entry):
         return HEADER_BYTES
     return HEADER_BYTES + -(-entry.size // BLOCK) * BLOCK

@@ -53,7 +53,7 @@ def encode_segment(listings: Sequence[Listing], rows: dict[int, int] | None = No
     try:
         columns, sizes = _gather(listings)
         if rows is not None:
-            columns.chunks = [rows.setdefault(number, len(rows)) for number in columns.chunks]
+            columns.chunks = _renumbered(columns.chunks, rows)
         data = join_columns(columns)
         check_columns(columns, sizes)
     except MalformedError as error:
@@ -102,7 +102,7 @@ class CatalogWriter:
     """Cuts a stream of listings into segments. Holds one segment's entries at a time.
 
     A segment has at most `entry_limit` entries, and at most `byte_limit` bytes unless a single
-    entry has more.
+    entry has more. `rows` is as for `encode_segment`, for all segments together.
     """
 
     def __init__(
@@ -111,10 +111,9 @@ class CatalogWriter:
         byte_limit: int = SEGMENT_BYTES,
         rows: dict[int, int] | None = None,
     ) -> None:
-        """`rows` as for `encode_segment`, for all segments together."""
-        self._rows = rows
         self._entry_limit = entry_limit
         self._byte_limit = byte_limit
+        self._rows = rows
         self._order = Order("write the catalog")
         self._pending: list[Listing] = []
         self._count = 0
@@ -219,6 +218,13 @@ def _gather(listings: Sequence[Listing]) -> tuple[Columns, list[int]]:
     return columns, sizes
 
 
+def _renumbered(chunks: list[int], rows: dict[int, int]) -> list[int]:
+    """`chunks` as rows of a chunk table; `rows` gets those that it has not."""
+    for chunk in dict.fromkeys(chunks):
+        rows.setdefault(chunk, len(rows))
+    return list(map(rows.__getitem__, chunks))
+
+
 def _directories(listings: Sequence[Listing]) -> tuple[list[bytes], list[int]]:
     """The directories that have entries, and how many; one that continues counts once."""
     directories: list[bytes] = []
@@ -310,7 +316,7 @@ def _entries(columns: Columns, sizes: list[int], chunk_base: int) -> list[Entry]
     )
     extents: tuple[Extent | None, ...] = (*made, None)
     lasts = list(accumulate(c.extent_counts))
-    firsts = [0, *lasts[:-1]]
+    firsts = [0, *lasts][:-1]
     headers = map(extents.__getitem__, firsts)
     contents = [extents[first + 1 : last] for first, last in zip(firsts, lasts, strict=True)]
     xattrs = _spread([_decode_xattrs(data) for data in c.xattr_sets], c.xattr_numbers)
@@ -330,4 +336,4 @@ def _pieces(columns: Columns) -> Iterable[tuple[Segment, ...]]:
         return repeat(())
     pieces = tuple(map(Segment, columns.piece_offsets, columns.piece_lengths))
     lasts = list(accumulate(columns.piece_counts))
-    return map(pieces.__getitem__, map(slice, [0, *lasts[:-1]], lasts))
+    return map(pieces.__getitem__, map(slice, [0, *lasts], lasts))

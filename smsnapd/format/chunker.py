@@ -1,4 +1,4 @@
-"""Where chunks begin and end: packs of small files, ranges of large ones (FORMAT.md, section 9, "Cutting")."""
+"""Where chunks begin and end: packs of small files, ranges of large ones (FORMAT.md, section 9)."""
 
 from __future__ import annotations
 
@@ -19,42 +19,37 @@ _HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
 _T = TypeVar("_T")
 
 
-def plan_packs(
-    items: Iterable[tuple[bytes, int, _T]], boundary_key: bytes
-) -> Iterator[list[tuple[bytes, int, _T]]]:
+def plan_packs(items: Iterable[tuple[bytes, int, _T]], boundary_key: bytes) -> Iterator[list[_T]]:
     """Cut a stream of small files into packs; each pack becomes one chunk.
 
-    An item is a path, the bytes of its tar blocks (header and content; below 32 MiB) and anything else.
-    `boundary_key` is the volume's (32 bytes). A pack ends behind an entry whose path's keyed hash says so,
-    from 2 MiB on, so that a file that is added or gone moves the next boundary at most; and before an
-    entry that would take it beyond 16 MiB. Lazy: holds the items of one pack.
+    An item is a path, the bytes of its tar blocks (those of its header and content; below 32 MiB) and
+    what stands for it in the pack. `boundary_key` is the volume's (32 bytes). From 2 MiB on a pack ends
+    behind an entry whose path's keyed hash says so: a file that is added or gone moves no boundary but
+    the next ones. It ends before an entry that would take it beyond 16 MiB. Lazy: holds one pack.
     """
-    pack: list[tuple[bytes, int, _T]] = []
+    pack: list[_T] = []
     size = 0
-    for item in items:
-        if size + item[1] > PACK_MAXIMUM and pack:
+    for path, tar_bytes, item in items:
+        if size + tar_bytes > PACK_MAXIMUM and pack:
             yield pack
             pack, size = [], 0
         pack.append(item)
-        size += item[1]
-        if size >= PACK_MINIMUM and _is_boundary(item[0], item[1], boundary_key):
+        size += tar_bytes
+        if size >= PACK_MINIMUM and _is_boundary(path, tar_bytes, boundary_key):
             yield pack
             pack, size = [], 0
     if pack:
         yield pack
 
 
-def cut_ranges(size: int, segments: Sequence[Segment] | None = None) -> list[tuple[int, int]]:
+def cut_ranges(size: int, segments: Sequence[Segment]) -> list[tuple[int, int]]:
     """The logical ranges, start and end in bytes, of a large file; each becomes one chunk.
 
-    They begin at the multiples of 8 MiB. `segments` is the data of a sparse file, None for any other:
-    ranges that are all hole are left out.
+    They begin at the multiples of 8 MiB. `segments`, rising, is where the file has data (of a file that
+    is not sparse one segment): ranges that are all hole are left out.
     """
-    if segments is None:
-        numbers: Iterable[int] = range((size + CHUNK_TARGET - 1) // CHUNK_TARGET)
-    else:
-        numbers = _touched(segments)
-    return [(number * CHUNK_TARGET, min(size, (number + 1) * CHUNK_TARGET)) for number in numbers]
+    starts = [number * CHUNK_TARGET for number in _touched(segments)]
+    return [(start, min(size, start + CHUNK_TARGET)) for start in starts]
 
 
 def range_segments(segments: Sequence[Segment], start: int, end: int) -> list[Segment]:

@@ -74,8 +74,8 @@ def _check_names(columns: Columns) -> None:
         raise MalformedError("its entries are not in order")
     firsts = zip(columns.directories, map(names.__getitem__, starts), strict=True)
     empty = [directory for directory, name in firsts if not name]
-    if empty not in ([], [b""]):
-        raise MalformedError("an entry has no name")
+    if empty and (empty != [b""] or columns.kinds[0] != Kind.DIRECTORY):
+        raise MalformedError("an entry has no name, or the root is no directory")
 
 
 def _check_extents(columns: Columns) -> None:

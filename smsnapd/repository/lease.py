@@ -7,6 +7,7 @@ when it reads the lease after its commit; what it committed is fenced by the hig
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -16,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from smsnapd.errors import ConflictError, DamageError, LockedError, ObjectMissingError
+from smsnapd.errors import ConflictError, DamageError, LockedError, ObjectMissingError, StoreError
 from smsnapd.format import names
 from smsnapd.format.record import Lease as LeaseRecord
 from smsnapd.store.base import Store
+
+log = logging.getLogger(__name__)
 
 LEASE_S: Final = 600.0
 """How long a lease lasts without renewal; a writer that died on another machine blocks that long."""
@@ -124,11 +127,14 @@ class Lease:
             raise _locked(self._volume, current)
 
     def release(self) -> None:
-        """Give the lease back; nothing happens if another writer has it by now."""
+        """Give the lease back. If another writer has it by now, or the store fails, that is no matter:
+
+        it is not ours any more, or ends with this process, or by its time.
+        """
         try:
             self._write("")
-        except LockedError:
-            return
+        except (LockedError, StoreError) as error:
+            log.info("the lease of volume %s was not released: %s", self._volume, error)
 
     def _read(self) -> tuple[LeaseRecord | None, str | None]:
         name = names.lease_name(self._volume)

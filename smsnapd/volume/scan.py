@@ -125,7 +125,10 @@ def scan(tree: Tree, excluded: Excludes, report: ScanReport, below: bytes = b"")
 
 
 def list_directory(tree: Tree, excluded: Excludes, report: ScanReport, directory: bytes) -> Listing:
-    """One directory as `scan` lists it, without what lies deeper; it is not asked whether it is excluded."""
+    """One directory as `scan` lists it, without what lies deeper; it is not asked whether it is excluded.
+
+    The tree is not told to forget before: that is for whoever lists several.
+    """
     return Listing(directory, _list(tree, excluded, report, directory)[0])
 
 

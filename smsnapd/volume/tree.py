@@ -68,17 +68,18 @@ class Tree:
 
     def close(self) -> None:
         """Close all descriptors. May be called more than once; nothing else may be called after it."""
-        self._drop()
+        self.release()
         if self._root >= 0:
             os.close(self._root)
             self._root = self._last_descriptor = -1
 
     def forget(self) -> None:
         """Close the directories kept open, and look again at what is mounted where."""
-        self._drop()
+        self.release()
         self._mount_points = mount_points_below(self.root)
 
-    def _drop(self) -> None:
+    def release(self) -> None:
+        """Close the directories kept open; the next look opens them anew, whatever has their names then."""
         for descriptor in self._kept.values():
             os.close(descriptor)
         self._kept.clear()

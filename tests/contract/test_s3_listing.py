@@ -31,11 +31,11 @@ def test_every_page_size_gives_the_same_sorted_listing(
 ) -> None:
     settings = s3_settings(server)
     bucket = settings.url.removeprefix("s3://")
-    stores = [S3Store(settings, bucket, base, Backoff(1), page_keys=keys) for keys in (1, 2, 5, 7, 1000)]
+    stores = [S3Store(settings, bucket, base, Backoff(1), page_keys=keys) for keys in (3, 8, 1000)]
     for name in NAMES:
         stores[0].put(name, b"")
     for store in stores:
-        for prefix in ("", "v", "v/", "v/chunks", "v/chunks/", "v/chunks/0", "v-", "none"):
+        for prefix in ("", "v", "v/chunks", "v/chunks/", "none"):
             wanted = [name for name in NAMES if name.startswith(prefix)]
             assert [info.name for info in store.list(prefix)] == wanted, (store._page_keys, prefix)
         store.close()
@@ -57,7 +57,9 @@ def test_prefixes_keep_stores_apart(server: S3Server, s3_settings: Callable[...,
         store.close()
 
 
-def test_objects_of_others_are_not_listed(server: S3Server, s3_settings: Callable[..., StoreSettings]) -> None:
+def test_objects_of_others_are_not_listed(
+    server: S3Server, s3_settings: Callable[..., StoreSettings]
+) -> None:
     settings = s3_settings(server)
     bucket = settings.url.removeprefix("s3://")
     client = server.client()

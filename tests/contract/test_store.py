@@ -13,13 +13,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, SmsnapError, StoreError, UsageError
+from smsnapd.errors import (
+    ConflictError,
+    ObjectExistsError,
+    ObjectMissingError,
+    SmsnapError,
+    StoreError,
+    UsageError,
+)
 from smsnapd.store import Buffer, ObjectInfo, Store, StoreSettings, open_store
 from smsnapd.store.names import is_name
 
 RACERS = 16
 
-BAD_NAMES = ["", "/", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a/.", "a b", "a\n", "a\0b", "é", "a%2e", "a\\b"]
+BAD_NAMES = [
+    "",
+    "/",
+    "/a",
+    "a/",
+    "a//b",
+    ".",
+    "..",
+    "a/../b",
+    "./a",
+    "a/.",
+    "a b",
+    "a\n",
+    "a\0b",
+    "é",
+    "a%2e",
+    "a\\b",
+]
 BAD_NAMES += ["x" * 256, "a/" * 300 + "a", "tmp", "tmp/lock"]
 
 
@@ -54,7 +78,12 @@ def test_get_returns_what_was_put(store: Store) -> None:
 @pytest.mark.parametrize("size", [100_000, 3_000_001])
 def test_put_takes_every_buffer_and_leaves_it_alone(store: Store, size: int) -> None:
     source = random.Random(size).randbytes(size)
-    buffers: list[Buffer] = [source, bytearray(source), memoryview(source), memoryview(bytearray(source))[5:-5]]
+    buffers: list[Buffer] = [
+        source,
+        bytearray(source),
+        memoryview(source),
+        memoryview(bytearray(source))[5:-5],
+    ]
     for number, buffer in enumerate(buffers):
         before = bytes(buffer)
         store.put(f"n{number}", buffer)
@@ -123,7 +152,21 @@ def test_an_empty_store_reads_as_empty(store: Store) -> None:
 
 
 def test_list_is_sorted_bytewise_with_sizes(store: Store) -> None:
-    wanted = ["B", "a-b/c", "a-b/d", "a.b", "a.b.c/x", "a/b-c", "a/b/c", "a/b0", "a0", "aB", "a_", "ab/x/y/z", "b"]
+    wanted = [
+        "B",
+        "a-b/c",
+        "a-b/d",
+        "a.b",
+        "a.b.c/x",
+        "a/b-c",
+        "a/b/c",
+        "a/b0",
+        "a0",
+        "aB",
+        "a_",
+        "ab/x/y/z",
+        "b",
+    ]
     for size, name in enumerate(random.Random(3).sample(wanted, len(wanted))):
         store.put(name, b"x" * size)
     found = list(store.list(""))

@@ -85,7 +85,15 @@ class Throttle:
 
 
 Fault = (
-    ResetRequest | FlipRequest | LoseResponse | CutResponse | FlipResponse | BlackHole | Answer | Delay | Throttle
+    ResetRequest
+    | FlipRequest
+    | LoseResponse
+    | CutResponse
+    | FlipResponse
+    | BlackHole
+    | Answer
+    | Delay
+    | Throttle
 )
 
 

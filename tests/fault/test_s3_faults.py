@@ -101,9 +101,19 @@ def refused(call: Callable[[], object]) -> StoreError:
 @pytest.mark.parametrize("data", [SMALL, DATA], ids=["small", "large"])
 @pytest.mark.parametrize(
     "fault",
-    [ResetRequest(0), ResetRequest(10_000), LoseResponse(), FlipRequest(9_999), Answer(503, "SlowDown")]
-    + [Answer(500, "InternalError"), Answer(502, ""), Answer(504, ""), Answer(409, "ConditionalRequestConflict")]
-    + [Delay(0.05), Throttle(20_000_000)],
+    [
+        ResetRequest(0),
+        ResetRequest(10_000),
+        LoseResponse(),
+        FlipRequest(9_999),
+        Answer(503, "SlowDown"),
+        Answer(500, "InternalError"),
+        Answer(502, ""),
+        Answer(504, ""),
+        Answer(409, "ConditionalRequestConflict"),
+        Delay(0.05),
+        Throttle(20_000_000),
+    ],
     ids=str,
 )
 def test_put_ends_well(rig: Opener, fault: Fault, data: bytes) -> None:
@@ -167,8 +177,14 @@ def test_put_when_the_object_vanishes_between(rig: Opener) -> None:
 
 @pytest.mark.parametrize(
     "fault",
-    [CutResponse(0), CutResponse(1_000_000), FlipResponse(2_000_000), LoseResponse(), Answer(503, "SlowDown")]
-    + [Delay(0.05)],
+    [
+        CutResponse(0),
+        CutResponse(1_000_000),
+        FlipResponse(2_000_000),
+        LoseResponse(),
+        Answer(503, "SlowDown"),
+        Delay(0.05),
+    ],
     ids=str,
 )
 def test_get_ends_well(rig: Opener, fault: Fault) -> None:
@@ -269,7 +285,9 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("status", "code", "message", "hint"), REFUSALS)
-def test_a_refusal_is_told_once_with_a_hint(rig: Opener, status: int, code: str, message: str, hint: str) -> None:
+def test_a_refusal_is_told_once_with_a_hint(
+    rig: Opener, status: int, code: str, message: str, hint: str
+) -> None:
     one = rig()
     one.proxy.plan("PUT", Answer(status, code, message))
     error = refused(lambda: one.store.put("a/one", DATA))
@@ -302,7 +320,10 @@ def test_nobody_listens(rig: Opener, s3_settings: Callable[..., StoreSettings]) 
 
 @pytest.mark.parametrize(
     ("variable", "value", "code"),
-    [("AWS_ACCESS_KEY_ID", "nobody", "InvalidAccessKeyId"), ("AWS_SECRET_ACCESS_KEY", "x", "SignatureDoesNotMatch")],
+    [
+        ("AWS_ACCESS_KEY_ID", "nobody", "InvalidAccessKeyId"),
+        ("AWS_SECRET_ACCESS_KEY", "x", "SignatureDoesNotMatch"),
+    ],
 )
 def test_wrong_credentials(
     rig: Opener, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, code: str
@@ -350,8 +371,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     now = datetime.datetime.now(datetime.UTC)
     address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-    builder = builder.not_valid_before(now - datetime.timedelta(days=1)).add_extension(address, critical=False)
-    signed = builder.not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    day = datetime.timedelta(days=1)
+    builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+    signed = builder.add_extension(address, critical=False).sign(key, hashes.SHA256())
     path = tmp_path_factory.mktemp("tls") / "both.pem"
     form = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     path.write_bytes(

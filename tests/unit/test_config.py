@@ -10,6 +10,7 @@ import pytest
 from smsnapd.config import Config, Overrides, default_state_dir, load
 from smsnapd.errors import ConfigError
 
+NOTHING = Overrides()
 SAMPLE = Path(__file__).parents[2] / "config" / "smsnapd.toml"
 
 
@@ -23,7 +24,7 @@ def home(tmp_path: Path) -> Path:
 def read(tmp_path: Path, home: Path):
     """Load a configuration of this text, with nothing of the machine in it."""
 
-    def read(text: str, overrides: Overrides = Overrides(), **environment: str) -> Config:
+    def read(text: str, overrides: Overrides = NOTHING, **environment: str) -> Config:
         (tmp_path / "smsnapd.toml").write_text(text)
         return load(None, overrides, environment=environment, directory=tmp_path, home=home, root=False)
 
@@ -40,7 +41,11 @@ def test_defaults_without_a_file(tmp_path: Path, home: Path) -> None:
     config = load(None, Overrides(), environment={}, directory=tmp_path, home=home, root=False)
     assert config.source is None
     assert (config.volume.path, config.volume.name, config.volume.exclude) == (None, "", ())
-    assert (config.backup.mode, config.backup.consistency, config.backup.compression_level) == ("tar", "live", 1)
+    assert (config.backup.mode, config.backup.consistency, config.backup.compression_level) == (
+        "tar",
+        "live",
+        1,
+    )
     assert config.schedule.incremental == timedelta(minutes=5)
     assert config.retention.grace == timedelta(hours=72)
     assert config.retention.keep_within == timedelta(days=2)
@@ -189,11 +194,11 @@ def test_not_utf8(tmp_path: Path, home: Path) -> None:
 
 
 def test_a_command_is_split_as_a_shell_would(read) -> None:
-    text = '[encryption]\npassphrase_command = {}'
+    text = "[encryption]\npassphrase_command = {}"
     expected = ("pass", "show", "my notebook")
     assert read(text.format("\"pass show 'my notebook'\"")).encryption.passphrase_command == expected
     assert read(text.format('["pass", "show", "my notebook"]')).encryption.passphrase_command == expected
-    assert "quotes closed" in refused(read, text.format("\"pass 'show\"")).why
+    assert "quotes closed" in refused(read, text.format('"pass \'show"')).why
 
 
 def test_two_sources_of_a_passphrase(read) -> None:

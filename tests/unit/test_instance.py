@@ -29,8 +29,9 @@ def test_elsewhere_there_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"ResourceName": "x"}', '{"ResourceName": "x", "ResourceArn": "y"}',
-                '{"ResourceName": "x", "ResourceArn": 3}', f'{{"ResourceName": 3, "ResourceArn": "{ARN}"}}', "\udcff"]
+    "content",
+    ["", "[]", "{}", '{"ResourceName": "x"}', '{"ResourceName": "x", "ResourceArn": "y"}', "\udcff",
+     '{"ResourceName": "x", "ResourceArn": 3}', f'{{"ResourceName": 3, "ResourceArn": "{ARN}"}}'],
 )  # fmt: skip
 def test_metadata_that_is_none(tmp_path: Path, content: str) -> None:
     file = tmp_path / "metadata.json"

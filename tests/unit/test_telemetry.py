@@ -84,7 +84,8 @@ def test_counts_from_many_threads_are_all_there() -> None:
     with JsonProgress(stream) as progress:
         progress.phase("store")
         threads = [
-            threading.Thread(target=lambda: [progress.advance(1, 2, 3) for _ in range(2000)]) for _ in range(4)
+            threading.Thread(target=lambda: [progress.advance(1, 2, 3) for _ in range(2000)])
+            for _ in range(4)
         ]
         for thread in threads:
             thread.start()
@@ -144,7 +145,9 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_line_of_counts() -> None:
     counts = {"files": 1200, "files_total": 4000, "bytes": 3 << 20, "stored_bytes": 1 << 20}
     assert counts_text(counts, 2.0) == "1,200 of 4,000 files, 3.00 MiB, 1.50 MiB/s, 1.00 MiB stored"
-    assert counts_text({"files": 0, "files_total": None, "bytes": 0, "stored_bytes": 0}, 0.0) == "0 files, 0 B"
+    assert (
+        counts_text({"files": 0, "files_total": None, "bytes": 0, "stored_bytes": 0}, 0.0) == "0 files, 0 B"
+    )
 
 
 @pytest.mark.parametrize(

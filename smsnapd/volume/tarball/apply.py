@@ -33,7 +33,7 @@ from smsnapd.volume.tarball.large import (
     write_at,
 )
 from smsnapd.volume.tarball.nodes import DEVICES, TYPES, Nodes, device_of
-from smsnapd.volume.tarball.ownership import Notes, remove_acl
+from smsnapd.volume.tarball.ownership import Notes, disinherit
 from smsnapd.volume.tarball.placement import ApplyOptions, Overwrite, Placement
 from smsnapd.volume.tarball.removal import Removed
 
@@ -58,7 +58,6 @@ class Target:
         self._directories = Directories(self._place)
         self._nodes = Nodes(self._place)
         self._ownership = self._place.ownership
-        self._umask = _umask()
         self._creation_modes: dict[int, int] = {}
 
     @property
@@ -94,7 +93,7 @@ class Target:
         try:
             try:
                 if folder.inherits_acl:
-                    remove_acl(fd)
+                    disinherit(fd, 0o600)
                 _write_content(fd, entry, data)
                 self._ownership.apply(fd, path, entry, as_created=mode >= 0)
             finally:
@@ -113,7 +112,7 @@ class Target:
             folder, _ = self._place.locate(path)
             fd = create_partial(folder.fd, partial_name(path), entry.size)
             if folder.inherits_acl:
-                remove_acl(fd)
+                disinherit(fd, 0o600)
         except PROBLEMS as problem:
             return reason_of(problem, path)
         return LargeFile(fd, path)
@@ -248,7 +247,7 @@ class Target:
         """
         known = self._creation_modes.get(mode)
         if known is None:
-            harmless = not mode & (0o7000 | self._umask) and not (mode >> 3) & 7 & ~mode
+            harmless = not mode & (0o7000 | self._place.umask) and not (mode >> 3) & 7 & ~mode
             known = self._creation_modes[mode] = mode if harmless else -1
         return known
 
@@ -268,12 +267,3 @@ def _write_content(fd: int, entry: Entry, data: Buffer) -> None:
         write_at(fd, content[position : position + length], offset)
         position += length
     os.ftruncate(fd, entry.size)
-
-
-def _umask() -> int:
-    """The umask of this process (proc_pid_status(5)); umask(2) could only tell by changing it."""
-    with open("/proc/self/status", "rb") as lines:
-        for line in lines:
-            if line.startswith(b"Umask:"):
-                return int(line.split()[1], 8)
-    return 0o777

@@ -12,7 +12,7 @@ from smsnapd.model import Entry, join_path
 from smsnapd.volume.tarball.descent import Folder
 from smsnapd.volume.tarball.failure import PROBLEMS, RefusedError, abort_if_hopeless, reason_of
 from smsnapd.volume.tarball.marker import LOST_AND_FOUND, MARKER, PARTIAL
-from smsnapd.volume.tarball.ownership import UNFINISHED, remove_acl
+from smsnapd.volume.tarball.ownership import UNFINISHED, disinherit
 from smsnapd.volume.tarball.placement import Placement
 from smsnapd.volume.tarball.removal import Removal, Removed, make_accessible
 
@@ -38,7 +38,7 @@ class Directories:
                 if self._take(folder, name):
                     return ""
                 os.mkdir(name, 0o700, dir_fd=folder.fd)
-            if folder.inherits_acl or self._place.never:
+            if folder.inherits_acl or self._place.never or self._place.umask & 0o700:
                 self._prepare_new(folder, name, path)
         except PROBLEMS as problem:
             return reason_of(problem, path)
@@ -58,10 +58,11 @@ class Directories:
 
     def _prepare_new(self, folder: Folder, name: bytes, path: bytes) -> None:
         """Take away what it inherited; let a later run know that it is ours to finish."""
+        make_accessible(folder.fd, name)
         fd = os.open(name, _OPEN, dir_fd=folder.fd)
         try:
             if folder.inherits_acl:
-                remove_acl(fd)
+                disinherit(fd, 0o700)
             if self._place.never:
                 os.setxattr(fd, UNFINISHED, b"")
         except OSError as error:

@@ -11,7 +11,7 @@ from typing import Final
 from smsnapd.model import Entry, Kind, path_text
 from smsnapd.volume.tarball.descent import Folder, proc_path
 from smsnapd.volume.tarball.failure import PROBLEMS, RefusedError, reason_of
-from smsnapd.volume.tarball.ownership import remove_acl
+from smsnapd.volume.tarball.ownership import disinherit
 from smsnapd.volume.tarball.placement import Placement, link
 
 TYPES: Final = {
@@ -102,7 +102,7 @@ class Nodes:
             if stat.S_IFMT(found.st_mode) != TYPES[entry.kind] or found.st_nlink != 1:
                 raise RefusedError("somebody has replaced it while it was made")
             if folder.inherits_acl and entry.kind != Kind.SYMLINK:
-                remove_acl(proc_path(fd))
+                disinherit(proc_path(fd), 0o600)
             self._place.ownership.apply(proc_path(fd), path, entry)
         finally:
             os.close(fd)

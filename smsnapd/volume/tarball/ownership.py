@@ -169,14 +169,15 @@ class Ownership:
         self.notes.xattr_example = self.notes.xattr_example or path
 
 
-def remove_acl(handle: int | bytes) -> None:
-    """Remove the ACLs that a new file got from its directory's default ACL."""
+def disinherit(handle: int | bytes, mode: int) -> None:
+    """Remove the ACLs that a new file got from its directory, and what they made of its mode."""
     for name in ACL_NAMES:
         try:
             os.removexattr(handle, name)
         except OSError as error:
             if error.errno not in (errno.ENODATA, errno.ENOTSUP, errno.EACCES):
                 raise
+    os.chmod(handle, mode)
 
 
 def _permitted(same_user: bool, same_group: bool) -> int:

@@ -46,6 +46,7 @@ class Placement:
         self.never = options.overwrite == "never"
         self.trusts_nothing = options.overwrite in ("fresh", "always")
         self.replaces = options.overwrite in ("if-changed", "always", "resume")
+        self.umask = _umask()
         self.temporary = PARTIAL + secrets.token_hex(6).encode()
         """The name of whatever this process makes; free again as soon as that has its own."""
 
@@ -110,3 +111,12 @@ class Placement:
 def link(source_fd: int, source: bytes, folder_fd: int, name: bytes) -> None:
     """Make a hard link (linkat(2)), of a symbolic link too."""
     os.link(source, name, src_dir_fd=source_fd, dst_dir_fd=folder_fd, follow_symlinks=False)
+
+
+def _umask() -> int:
+    """The umask of this process (proc_pid_status(5)); umask(2) could only tell by changing it."""
+    with open("/proc/self/status", "rb") as lines:
+        for line in lines:
+            if line.startswith(b"Umask:"):
+                return int(line.split()[1], 8)
+    return 0o777

@@ -38,6 +38,7 @@ ISSUE_VANISHED: Final = "vanished"
 ISSUE_LARGE: Final = "large"
 
 _TRIES: Final = 3
+_FORMAT: Final = 0o170000
 _DIGEST_SIZE: Final = 16
 _ZEROS: Final = bytes(BLOCK)
 _SEGMENT: Final = struct.Struct("<QQ")
@@ -182,14 +183,18 @@ class PackReader:
         try:
             for _ in range(_TRIES):
                 try:
-                    return self._read(item, kind, view, offset)
+                    if item.entry.flags & _ALIAS:
+                        return self._read_alias(item, view, offset)
+                    if kind == _REGULAR:
+                        return self._read_regular(item, view, offset)
+                    return self._read_other(item, view, offset)
                 except _KindChangedError:
                     kind = self._kind_now(item)
                 except OSError as error:
                     if error.errno not in _REPLACED:
                         raise
                     # The directory that is kept open may be one that was renamed or replaced.
-                    self._tree.forget()
+                    self._tree.release()
                     kind = self._kind_now(item)
         except OSError as error:
             return offset, Packed(None, _issue(error))
@@ -201,14 +206,6 @@ class PackReader:
         if kind == Kind.TOMBSTONE or kind == _DIRECTORY != item.entry.kind:
             raise FileNotFoundError(errno.ENOENT, "it is a socket or a directory now")
         return kind
-
-    def _read(self, item: PackItem, kind: int, view: memoryview, offset: int) -> tuple[int, Packed]:
-        """Read and store an item that is expected to be of this kind."""
-        if item.entry.flags & _ALIAS:
-            return self._read_alias(item, view, offset)
-        if kind == _REGULAR:
-            return self._read_regular(item, view, offset)
-        return self._read_other(item, view, offset)
 
     def _read_regular(self, item: PackItem, view: memoryview, offset: int) -> tuple[int, Packed]:
         """Store a regular file, reading it again while it moves."""
@@ -284,38 +281,37 @@ class PackReader:
         if used > len(view):
             raise _BufferFullError
         content: tuple[Extent, ...] = ()
+        data = view[start:end]
         if length:
-            read_segments(descriptor, segments or ((0, length),), view[start:end])
+            # Nearly every file is read whole by one call.
+            if segments or os.preadv(descriptor, (data,), 0) != length:
+                read_segments(descriptor, segments or ((0, length),), data)
             content = (Extent(THIS_PACK, start, used - start),)
-        digest = self._digest(view[start:end], entry)
-        if length and (known := _known_content(item.previous, entry, digest)):
+        hasher = blake3(data, key=self._digest_key)
+        if segments:
+            hasher.update(b"".join([_SEGMENT.pack(*segment) for segment in segments]))
+        digest = hasher.digest(_DIGEST_SIZE)
+        if item.previous is not None and (known := _known_content(item.previous, entry, digest)):
             content, used = known, start
         elif used > end:
             view[end:used] = _ZEROS[: used - end]
         return used, Packed(_stored(entry, Extent(THIS_PACK, offset, start - offset), content, digest), "")
 
-    def _digest(self, data: memoryview, entry: Entry) -> bytes:
-        """The keyed hash by which the content is known again."""
-        hasher = blake3(data, key=self._digest_key)
-        if entry.flags & _SPARSE:
-            hasher.update(b"".join([_SEGMENT.pack(*segment) for segment in entry.segments]))
-        return hasher.digest(_DIGEST_SIZE)
-
     def _status(self, descriptor: int) -> os.stat_result:
         """The metadata of an open regular file of this volume; EXDEV if it is another's."""
         status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
+        mode, _, device, *_ = status
+        if mode & _FORMAT != stat.S_IFREG:
             raise _KindChangedError
-        if status.st_dev != self._tree.device:
+        if device != self._tree.device:
             raise OSError(errno.EXDEV, "it is on another file system")
         return status
 
 
-def _known_content(previous: Entry | None, entry: Entry, digest: bytes) -> tuple[Extent, ...]:
+def _known_content(previous: Entry, entry: Entry, digest: bytes) -> tuple[Extent, ...]:
     """The extents of the last commit, if they hold the same data; else none."""
     if (
-        previous is None
-        or previous.digest != digest
+        previous.digest != digest
         or previous.kind != _REGULAR
         or previous.size != entry.size
         or previous.segments != entry.segments

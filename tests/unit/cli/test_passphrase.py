@@ -36,8 +36,12 @@ def test_command_line_then_environment_then_configuration(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    [("printf", "of the command\nmore"), ("printf", "of the command"), (sys.executable, "-c", "print('of the command')")],
-)  # fmt: skip
+    [
+        ("printf", "of the command\nmore"),
+        ("printf", "of the command"),
+        (sys.executable, "-c", "print('of the command')"),
+    ],
+)
 def test_a_command(command: tuple[str, ...]) -> None:
     assert find_passphrase(False, EncryptionConfig(passphrase_command=command), {}) == "of the command"
 
@@ -116,7 +120,12 @@ def test_asked_twice_for_a_new_one(typed) -> None:
 
 @pytest.mark.parametrize(
     ("answers", "twice", "why"),
-    [(("a", "b"), True, "differ"), (("", ""), True, "empty"), (("",), False, "empty"), ((), False, "no passphrase")],
+    [
+        (("a", "b"), True, "differ"),
+        (("", ""), True, "empty"),
+        (("",), False, "empty"),
+        ((), False, "no passphrase"),
+    ],
 )
 def test_answers_that_are_none(typed, answers: tuple[str, ...], twice: bool, why: str) -> None:
     typed(*answers)

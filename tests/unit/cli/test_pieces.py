@@ -23,10 +23,11 @@ ROOT = Path("/home/me/SageMaker")
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("a/b", b"a/b"), ("./a//b/", b"a/b"), ("/a/b", b"a/b"), (".", b""), ("/", b""), ("", b""), ("./", b""),
-        ("/home/me/SageMaker/a", b"a"), ("/home/me/SageMaker", b""), ("/home/me/SageMaker-2/a", b"home/me/SageMaker-2/a"),
-        ("home/me/SageMaker/a", b"home/me/SageMaker/a"), ("...", b"..."), ("a..b", b"a..b"),
-        (r"odd\xff\x0a", b"odd\xff\n"), ("ü", "ü".encode()), (os.fsdecode(b"raw\xfe"), b"raw\xfe"), (r"back\x5cslash", b"back\\slash"),
+        ("a/b", b"a/b"), ("./a//b/", b"a/b"), ("/a/b", b"a/b"), (".", b""), ("/", b""), ("", b""),
+        ("./", b""), ("/home/me/SageMaker/a", b"a"), ("/home/me/SageMaker", b""),
+        ("/home/me/SageMaker-2/a", b"home/me/SageMaker-2/a"), ("home/me/SageMaker/a", b"home/me/SageMaker/a"),
+        ("...", b"..."), ("a..b", b"a..b"), (r"odd\xff\x0a", b"odd\xff\n"), ("ü", "ü".encode()),
+        (os.fsdecode(b"raw\xfe"), b"raw\xfe"), (r"back\x5cslash", b"back\\slash"),
     ],
 )  # fmt: skip
 def test_paths(text: str, path: bytes) -> None:
@@ -142,7 +143,9 @@ def test_a_new_file_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("error", [SmsnapError("x", "y"), KeyboardInterrupt(), OSError(5, "Input/output error")])
+@pytest.mark.parametrize(
+    "error", [SmsnapError("x", "y"), KeyboardInterrupt(), OSError(5, "Input/output error")]
+)
 def test_a_new_file_that_failed_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
     with pytest.raises(BaseException) as caught, new_file(tmp_path / "out.tar") as write:
         write(memoryview(b"x"))

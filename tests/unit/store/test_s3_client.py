@@ -16,8 +16,8 @@ from smsnapd.store.s3 import open_s3
 
 @pytest.fixture(autouse=True)
 def no_aws_setup(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("REGION", "DEFAULT_REGION", "PROFILE", "ENDPOINT_URL", "ENDPOINT_URL_S3"):
+        monkeypatch.delenv(f"AWS_{name}", raising=False)
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "config"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -68,7 +68,11 @@ def test_payloads_are_signed_unless_tls_protects_them(monkeypatch: pytest.Monkey
 
 def test_settings_reach_the_client() -> None:
     client = client_for(
-        region="eu-west-1", path_style=True, checksums="when_required", connect_timeout_s=3.0, read_timeout_s=4.0
+        region="eu-west-1",
+        path_style=True,
+        checksums="when_required",
+        connect_timeout_s=3.0,
+        read_timeout_s=4.0,
     )
     config = client.meta.config
     assert config.s3["addressing_style"] == "path"

@@ -354,8 +354,11 @@ def test_nothing_inherits_from_the_target(root: bytes) -> None:
     with Target(root, OPTIONS) as target:
         assert target.make_directory(b"d") == ""
         assert target.make_directory(b"d/e") == ""
+        assert attributes(root + b"/d") == attributes(root + b"/d/e") == {}
+        assert stat.S_IMODE(os.stat(root + b"/d/e").st_mode) == 0o700
         for path in (b"f", b"d/f", b"d/e/f"):
             put(target, path, b"x", mode=0o640)
+            put(target, path + b"ull", b"x", mode=0o644)
             assert target.make_special(path + b"ifo", entry(Kind.FIFO, mode=0o640)) == ""
             begun = target.begin_large(path + b"big", regular(b"y"))
             assert not isinstance(begun, str)
@@ -368,7 +371,8 @@ def test_nothing_inherits_from_the_target(root: bytes) -> None:
             found = os.stat(place + b"/" + name)
             assert attributes(place + b"/" + name) == {}, name
             assert found.st_gid == os.getegid()
-            assert stat.S_IMODE(found.st_mode) in (0o640, 0o644, 0o750)
+            expected = {b"f": 0o640, b"full": 0o644, b"fifo": 0o640, b"fbig": 0o644}.get(name, 0o750)
+            assert stat.S_IMODE(found.st_mode) == expected, name
 
 
 def test_an_existing_directory_loses_attributes_that_the_entry_has_not(root: bytes) -> None:
@@ -591,6 +595,58 @@ def test_a_user_can_restore_below_directories_that_lock_him_out_and_resume(root:
     assert stat.S_IMODE(os.stat(root + b"/a/b").st_mode) == 0
 
 
+def test_a_user_sets_the_group_that_he_may_on_every_file(root: bytes) -> None:
+    os.chown(root, 0, 1234)
+    os.chmod(root, 0o2777)
+
+    def restore() -> int:
+        with Target(root, options()) as target:
+            for name in (b"a", b"b", b"c"):
+                put(target, name, b"x", uid=0, gid=NOBODY, mode=0o2755)
+            return target.notes.owners_not_set
+
+    assert as_user(restore) == 3
+    for name in (b"/a", b"/b", b"/c"):
+        found = os.stat(root + name)
+        assert (found.st_gid, stat.S_IMODE(found.st_mode)) == (NOBODY, 0o2755)
+
+
+def test_a_user_gives_attributes_to_files_that_he_may_not_write(root: bytes) -> None:
+    def restore() -> Notes:
+        with Target(root, options()) as target:
+            kept = xattrs(user__a=b"1")
+            put(target, b"f", b"x", mode=0o444, uid=NOBODY, gid=NOBODY, xattrs=kept)
+            assert target.make_directory(b"d") == ""
+            locked = directory(mode=0o555, uid=NOBODY, gid=NOBODY, xattrs=kept)
+            assert target.finish_directory(b"d", locked) == ""
+            return target.notes
+
+    assert as_user(restore) == Notes()
+    assert attributes(root + b"/f") == attributes(root + b"/d") == {"user.a": b"1"}
+
+
+@pytest.mark.parametrize("hindrance", ["acl", "umask"])
+def test_neither_default_acl_nor_umask_locks_a_user_out_of_what_he_makes(root: bytes, hindrance: str) -> None:
+    def restore() -> Notes:
+        if hindrance == "umask":
+            os.umask(0o777)
+        mine = {"uid": NOBODY, "gid": NOBODY}
+        with Target(root, options()) as target:
+            for path in (b"d", b"d/e"):
+                assert target.make_directory(path) == ""
+            put(target, b"d/e/f", b"x", mode=0o640, **mine)
+            for path in (b"d/e", b"d"):
+                assert target.finish_directory(path, directory(mode=0o750, **mine)) == ""
+            return target.notes
+
+    if hindrance == "acl":
+        os.setxattr(root, "system.posix_acl_default", acl(99))
+    assert as_user(restore) == Notes()
+    assert [stat.S_IMODE(os.stat(root + path).st_mode) for path in (b"/d", b"/d/e", b"/d/e/f")] == [
+        0o750, 0o750, 0o640,
+    ]  # fmt: skip
+
+
 def test_a_user_may_not_write_where_he_may_not(root: bytes) -> None:
     os.mkdir(root + b"/roots", 0o755)
 
@@ -693,17 +749,18 @@ def test_paths_longer_than_the_kernel_takes(root: bytes) -> None:
     assert content(root, b"link") == b"deep"
 
 
-def test_directories_that_fail_to_open_do_not_spoil_those_that_are(target: Target, root: bytes) -> None:
+def test_directories_that_fail_to_open_do_not_spoil_those_that_are(root: bytes) -> None:
     chain = b"/".join([b"d"] * 15)
-    for depth in range(1, 16):
-        for top in (b"0", b"1", b"2", b"3", b"4", b"5"):
-            target.make_directory(top)
-            assert target.make_directory(top + b"/" + b"/".join([b"d"] * depth)) == ""
-    put(target, b"0/f", b"x")
-    for top in (b"1", b"2", b"3", b"4", b"5"):
-        assert target.write_small(top + b"/" + chain + b"/missing/f", regular(b"x"), b"x")
-    put(target, b"0/g", b"x")
-    assert names(root + b"/0") == {b"d", b"f", b"g"}
+    os.mkdir(root + b"/0")
+    for top in range(1, 9):
+        os.makedirs(root + b"/%d/" % top + chain)
+    with Target(root, OPTIONS) as target:
+        put(target, b"0/f", b"x")
+        for top in range(1, 9):
+            path = b"%d/" % top + chain + b"/missing/f"
+            assert "not there" in target.write_small(path, regular(b"x"), b"x")
+        put(target, b"0/g", b"x")
+    assert names(root + b"/0") == {b"f", b"g"}
 
 
 def test_leftovers_of_an_interrupted_restore_are_cleaned(root: bytes) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from smsnapd.model import Entry, Kind
+from smsnapd.volume.tarball import nodes
 from smsnapd.volume.tarball.apply import Target
 from smsnapd.volume.tarball.large import partial_name
 from smsnapd.volume.tarball.marker import MARKER
@@ -252,6 +253,23 @@ def test_the_name_swapped_for_a_link_before_the_directory_is_finished(root: byte
         os.rename(root + b"/d", root + b"/moved")
         os.symlink(outside, root + b"/d")
         assert target.finish_directory(b"d", directory(**LOUD)) != ""
+
+
+def test_a_node_swapped_for_a_file_outside_while_it_is_made(
+    place: bytes, root: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.symlink(b"below", place + b"/outside/link")
+    before = os.lstat(place + b"/outside/link")
+
+    def swap(aim: bytes, name: bytes, *, dir_fd: int) -> None:
+        os.link(place + b"/outside/link", name, dst_dir_fd=dir_fd, follow_symlinks=False)
+
+    monkeypatch.setattr(nodes.os, "symlink", swap)
+    with Target(root, options("fresh")) as target:
+        assert "replaced" in target.make_symlink(b"s", symlink(b"below", uid=4242))
+    after = os.lstat(place + b"/outside/link")
+    assert (after.st_uid, after.st_mtime_ns, after.st_nlink) == (before.st_uid, before.st_mtime_ns, 1)
+    assert names(root) == {b"plain"}
 
 
 @pytest.mark.parametrize("kind", ["hard link", "symlink", "fifo", "directory", "other size"])

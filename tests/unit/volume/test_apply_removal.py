@@ -149,6 +149,17 @@ def test_a_link_on_the_way_leads_nowhere(root: bytes, outside: bytes, link: byte
     assert picture(outside) == before
 
 
+def test_a_directory_swapped_for_a_link_just_before_it_is_entered(root: bytes, outside: bytes) -> None:
+    before = picture(outside)
+    os.symlink(outside, root + b"/d")
+    fd = os.open(root, os.O_RDONLY)
+    work = removal.Removal(fd, b"")
+    work.tree(b"d")
+    os.close(fd)
+    assert [path for path, _ in work.removed.kept] == [b"d"]
+    assert picture(outside) == before
+
+
 def test_a_directory_moved_away_meanwhile_is_not_climbed_out_of(
     root: bytes, outside: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

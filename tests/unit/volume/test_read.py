@@ -40,9 +40,9 @@ def items_of(tree: Tree) -> list[PackItem]:
         for entry in listing.entries:
             path = join_path(listing.directory, entry.name)
             item = PackItem(listing.directory, entry)
-            if entry.links > 1 and entry.kind != Kind.DIRECTORY:
-                if (target := first.setdefault(entry.inode, path)) != path:
-                    item = PackItem(listing.directory, replace(entry, flags=Flag.ALIAS, target=target))
+            linked = entry.links > 1 and entry.kind != Kind.DIRECTORY
+            if linked and (target := first.setdefault(entry.inode, path)) != path:
+                item = PackItem(listing.directory, replace(entry, flags=Flag.ALIAS, target=target))
             items.append(item)
     return items
 
@@ -159,8 +159,14 @@ def add_sparse(root: Path) -> None:
 def add_times(root: Path) -> None:
     for number, path in enumerate(sorted(root.rglob("*"), reverse=True)):
         os.utime(path, ns=(5, 1_700_000_000_000_000_000 + number * 1_000_000_007), follow_symlinks=False)
-    for name, time_ns in (("size-0", -1_500_000_000), ("size-1", 0), ("d", 1), ("link", -1),
-                          ("size-511", 5_000_000_000_000_000_009), ("sticky", 1_600_000_000 * 10**9)):  # fmt: skip
+    for name, time_ns in (
+        ("size-0", -1_500_000_000),
+        ("size-1", 0),
+        ("size-511", 5_000_000_000_000_000_009),
+        ("d", 1),
+        ("link", -1),
+        ("sticky", 1_600_000_000 * 10**9),
+    ):
         os.utime(root / name, ns=(5, time_ns), follow_symlinks=False)
 
 
@@ -178,7 +184,7 @@ def test_gnu_tar_extracts_a_tree_with_everything(tmp_path: Path, locale: str) ->
             env={"LC_ALL": locale, "PATH": os.environ["PATH"]},
         )  # fmt: skip
         compared = subprocess.run(
-            ["rsync", "-aHAXnci", "--numeric-ids", "--delete", "--modify-window=-1", f"{source}/", f"{target}/"],
+            ["rsync", "-aHAXnci", "--numeric-ids", "--delete", "--modify-window=-1", f"{source}/", target],
             check=True, capture_output=True,
         )  # fmt: skip
         assert extracted.stderr == b""
@@ -275,11 +281,19 @@ def test_a_file_that_keeps_moving_is_stored_and_flagged(tmp_path: Path, growing:
     )
 
 
+WRITER = """
+import os, sys
+descriptor = os.open(sys.argv[1], os.O_WRONLY)
+print(flush=True)
+while True:
+    os.pwrite(descriptor, b"b", 9)
+"""
+
+
 def test_a_file_that_another_process_keeps_writing_to_is_flagged(tmp_path: Path) -> None:
     file = tmp_path / "f"
     file.write_bytes(b"a" * (6 << 20))
-    script = "import os, sys\nfd = os.open(sys.argv[1], os.O_WRONLY)\nprint(flush=True)\nwhile True: os.pwrite(fd, b'b', 9)"
-    writer = subprocess.Popen([sys.executable, "-c", script, file], stdout=subprocess.PIPE)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, file], stdout=subprocess.PIPE)
     try:
         assert writer.stdout is not None
         writer.stdout.readline()

@@ -44,7 +44,8 @@ def wait_until_writable(point: Path) -> None:
 def hold_elsewhere(point: Path, limit_s: float = 60) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(point), str(limit_s)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stdout is not None
     assert process.stdout.readline() == b"held\n"
@@ -81,9 +82,12 @@ def test_an_exception_passes_and_it_is_writable(tmp_path: Path) -> None:
 
 def test_a_file_open_for_writing_is_named_as_the_cause(tmp_path: Path) -> None:
     with loop_ext4(tmp_path, "volume") as point:
-        with (point / "f").open("wb"), pytest.raises(VolumeError, match="busy") as caught:
-            with held_read_only(os.fsencode(point)):
-                pytest.fail("it was not refused")
+        with (
+            (point / "f").open("wb"),
+            pytest.raises(VolumeError, match="busy") as caught,
+            held_read_only(os.fsencode(point)),
+        ):
+            pytest.fail("it was not refused")
         assert "open for writing" in caught.value.hint
         assert os.fsdecode(point) in caught.value.what
         assert is_writable(point)
@@ -145,9 +149,11 @@ def test_a_stopped_holder_loses_it_when_the_time_is_up(tmp_path: Path) -> None:
 
 def test_a_holder_learns_that_it_became_writable_too_early(tmp_path: Path) -> None:
     with loop_ext4(tmp_path, "volume") as point:
-        with pytest.raises(VolumeError, match="became writable before the end"):
-            with held_read_only(os.fsencode(point), limit_s=0.2):
-                wait_until_writable(point)
+        with (
+            pytest.raises(VolumeError, match="became writable before the end"),
+            held_read_only(os.fsencode(point), limit_s=0.2),
+        ):
+            wait_until_writable(point)
         assert is_writable(point)
 
 

@@ -1,0 +1,31 @@
+"""A real ext4 for volumes and targets, one for each worker of a parallel run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.volume.ext4 import loop_ext4
+
+
+@pytest.fixture(scope="session")
+def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A mounted ext4 of 4 GiB."""
+    with loop_ext4(tmp_path_factory.mktemp("ext4"), "volume", size="4G") as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope="session")
+def new_directory(ext4: Path) -> Callable[[], Path]:
+    """Makes empty directories on the ext4."""
+    numbers = itertools.count()
+
+    def make() -> Path:
+        directory = ext4 / f"{next(numbers)}"
+        directory.mkdir()
+        return directory
+
+    return make

@@ -1,0 +1,140 @@
+"""Random histories of a real volume: every recovery point comes back as it was, by restore and by GNU tar.
+
+`SMSNAP_LONG=1` runs many more, other ones each time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+
+from smsnapd.store import StoreSettings
+from tests.property.observed import Observed, differences, observe
+from tests.property.protected import Protected
+from tests.property.volume_model import STEP_NAMES, Volume
+
+LONG = "SMSNAP_LONG" in os.environ
+pytestmark = [pytest.mark.root, pytest.mark.loop, pytest.mark.slow]
+
+
+class Commit(NamedTuple):
+    """How a run is made; `lost`: all local state was lost before it."""
+
+    full: bool = False
+    reread: bool = False
+    lost: bool = False
+    pool: bool = False
+    attach: bool = True
+    identity: bool = False
+
+
+class Round(NamedTuple):
+    """Steps, and the run behind them."""
+
+    steps: list[tuple[str, int]]
+    commit: Commit
+
+
+STEP = st.tuples(st.sampled_from(STEP_NAMES), st.integers(0, 2**32))
+RARELY = st.sampled_from((False, False, False, True))
+COMMITS = st.builds(
+    Commit, full=RARELY, reread=RARELY, lost=RARELY, pool=RARELY, attach=st.booleans(), identity=RARELY
+)
+HISTORIES = st.lists(
+    st.builds(Round, st.lists(STEP, min_size=1, max_size=18), COMMITS), min_size=4, max_size=7
+)
+
+
+class Run:
+    """One history on one store: the volume, and what it was at each recovery point."""
+
+    def __init__(self, directory: Path, settings_: StoreSettings) -> None:
+        self.directory = directory
+        root = directory / "volume"
+        root.mkdir()
+        self.volume = Volume(root)
+        self.protected = Protected.create(root, directory / "state", settings_)
+        self.moments: list[tuple[str, Observed]] = []
+
+    def round(self, one: Round) -> None:
+        """Live, commit, remember."""
+        for name, seed in one.steps:
+            self.volume.step(name, seed)
+        moment = observe(self.protected.root)
+        commit = one.commit
+        if commit.lost:
+            self.protected.lose_state()
+        outcome = self.protected.backup(
+            full=commit.full,
+            reread=commit.reread,
+            pool=commit.pool,
+            attach=commit.attach,
+            write_key=not commit.identity,
+        )
+        assert outcome.incomplete == ()
+        assert differences(moment, observe(self.protected.root)) == []
+        if outcome.snapshot is not None:
+            assert outcome.snapshot.complete
+            self.moments.append((outcome.snapshot.id, moment))
+        else:
+            assert not commit.full
+            assert self.moments and differences(self.moments[-1][1], moment) == []
+
+    def verify(self) -> None:
+        """Every recovery point is its moment; the repository is whole."""
+        assert [snapshot.id for snapshot in self.protected.snapshots()] == [name for name, _ in self.moments]
+        for number, (snapshot, moment) in enumerate(self.moments):
+            restored, extracted = self.directory / "restored", self.directory / "extracted"
+            outcome = self.protected.restore(restored, snapshot, pool=number % 3 == 2)
+            assert (outcome.not_restored, outcome.notes, outcome.damaged) == ((), (), 0)
+            assert differences(moment, observe(restored)) == []
+            self.protected.extract(extracted, snapshot)
+            assert differences(moment, observe(extracted)) == []
+            shutil.rmtree(restored)
+            shutil.rmtree(extracted)
+        report = self.protected.check()
+        assert (report.findings, report.opened) == ((), True)
+
+
+def live(directory: Path, settings_: StoreSettings, history: list[Round]) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory)
+        run = Run(directory, settings_)
+        stack.callback(run.volume.close)
+        for one in history:
+            run.round(one)
+        note(f"{len(run.moments)} recovery points of up to {max(len(m) for _, m in run.moments)} entries")
+        run.verify()
+
+
+def histories(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Hypothesis's settings: the same histories in each run, unless many are asked for."""
+    chosen = settings(
+        max_examples=examples * 25 if LONG else examples,
+        derandomize=not LONG,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],  # to shrink a history of seconds takes hours
+    )
+    return lambda test: chosen(given(history=HISTORIES)(test))
+
+
+@histories(14)
+def test_in_memory(history: list[Round], new_directory: Callable[[], Path]) -> None:
+    live(new_directory(), StoreSettings(f"memory://{uuid.uuid4().hex}"), history)
+
+
+@histories(14)
+def test_in_a_directory(history: list[Round], new_directory: Callable[[], Path]) -> None:
+    directory = new_directory()
+    live(directory, StoreSettings((directory / "repository").as_uri()), history)
