@@ -73,7 +73,7 @@ class CatalogBuilder:
         try:
             self._repository.store.put(name, sealed)
         except ObjectExistsError:
-            # The same content, stored before under another salt: by a run that was cut off, or unchanged since.
+            # The same content, stored before under another salt: by a run cut off, or unchanged since.
             stored = self._repository.store.get(name)
             open_sealed(stored, ObjectType.CATALOG, self._repository.write_key.catalog_key, context)
             return ChunkRef(ref.name_hash, ref.key_id, ref.length, len(stored), stored_hash(stored))
@@ -138,7 +138,7 @@ def whole_tree(
     record: Callable[[DirectoryChange], Recorded],
     is_lost: Callable[[bytes], bool],
 ) -> Iterator[tuple[Listing, Recorded | None]]:
-    """Every directory of the tree as it is now, in catalog order, with what changed in it, if anything did."""
+    """Every directory of the tree as it is now, in catalog order, with what changed in it, if anything."""
     old, change = next(indexed, None), next(changes, None)
     while old is not None or change is not None:
         old_key = directory_key(old.directory) if old is not None else None

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pwd
-import tempfile
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -19,10 +16,12 @@ from typing import Final
 import msgspec
 
 from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.people import sentences, user_ids
 from smsnapd.engine.pool import Pool, default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.selection import Selection, select
 from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.worklist import NO_CHUNK, Worklist
 from smsnapd.engine.writing import (
     Failure,
     FilesJob,
@@ -37,36 +36,25 @@ from smsnapd.errors import UsageError
 from smsnapd.format.chunker import cut_ranges, range_segments
 from smsnapd.format.manifest import Issue
 from smsnapd.model import (
-    CHUNK_TARGET,
     Entry,
     Kind,
-    Listing,
-    data_bytes,
     data_segments,
-    join_path,
     path_text,
 )
 from smsnapd.repository import Repository
-from smsnapd.state import is_alias
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
 from smsnapd.volume.tarball.marker import begin_restore, finish_restore
 
-INLINE_BYTES: Final = 8 * 1024 * 1024
-INLINE_FILES: Final = 500
-"""Up to this much is written by this process alone: starting others would take longer."""
-
-ITEMS_PER_JOB: Final = 4000
 WRITES_PER_JOB: Final = 4
-NO_CHUNK: Final = 0xFFFFFFFF
 
 
 @dataclass(frozen=True)
 class RestoreRequest:
     """Where to restore to, and what. No paths means everything.
 
-    `overwrite` is `never`, `if-changed`, `always`, or None: the target must be empty. `users` are pairs (OLD, NEW)
-    of names or numbers. `workers` None means one a core.
+    `overwrite` is `never`, `if-changed`, `always`, or None: the target must be empty. `users` are pairs
+    (OLD, NEW) of names or numbers. `workers` None means one a core.
     """
 
     target: bytes
@@ -110,9 +98,9 @@ def run_restore(
     progress.phase("plan")
     tree = SnapshotTree(repository, history.chain(snapshot.id))
     selection = _select(tree, request.paths)
-    users = _user_ids(request.users, tree)
+    users = user_ids(request.users, tree)
     with ExitStack() as stack:
-        plan = Plan(selection)
+        plan = Worklist(selection)
         stack.callback(plan.close)
         restore = _Restore(repository, settings, tree, snapshot, request, users, plan, progress)
         return restore.preview() if request.dry_run else restore.go()
@@ -127,106 +115,6 @@ def _select(tree: SnapshotTree, paths: tuple[bytes, ...]) -> Selection:
             "`smsnap ls` shows what it has",
         )
     return selection
-
-
-class Plan:
-    """The entries of a restore, spooled to an unnamed file: memory holds a few bytes for each."""
-
-    def __init__(self, selection: Selection) -> None:
-        self._spool = tempfile.TemporaryFile(dir=_spool_directory())  # noqa: SIM115 (closed by close())
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Item).decode
-        self._end = 0
-        self._directories = array("Q")
-        self._links = array("Q")
-        self._large = array("Q")
-        self._small = array("Q")
-        self._chunks = array("L")
-        self.used_chunks: set[int] = set()
-        self.files = 0
-        self.bytes = 0
-        for listing in selection.listings():
-            self._add_listing(listing)
-        self._spool.flush()
-
-    def close(self) -> None:
-        """Drop the spool."""
-        self._spool.close()
-
-    def _add_listing(self, listing: Listing) -> None:
-        for entry in listing.entries:
-            position = self._write(Item(join_path(listing.directory, entry.name), entry))
-            self.used_chunks.update(extent.chunk for extent in entry.content)
-            if entry.kind == Kind.DIRECTORY:
-                self._directories.append(position)
-                continue
-            if entry.kind == Kind.REGULAR:
-                self.files += 1
-                self.bytes += 0 if is_alias(entry) else entry.size
-            if is_alias(entry):
-                self._links.append(position)
-            elif is_in_pieces(entry):
-                self._large.append(position)
-            else:
-                self._small.append(position)
-                self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
-
-    def _write(self, item: Item) -> int:
-        data = self._encode(item)
-        position = self._end
-        self._spool.write(len(data).to_bytes(4, "little") + data)
-        self._end += 4 + len(data)
-        return position
-
-    def _read(self, position: int) -> Item:
-        descriptor = self._spool.fileno()
-        head = os.pread(descriptor, 512, position)
-        length = int.from_bytes(head[:4], "little")
-        data = head[4 : 4 + length]
-        if len(data) < length:
-            data = os.pread(descriptor, length, position + 4)
-        return self._decode(data)
-
-    def directories(self) -> Iterator[Item]:
-        """Directories, each before what lies in it."""
-        return map(self._read, self._directories)
-
-    def directories_deepest_first(self) -> Iterator[Item]:
-        """Directories, each behind all below it."""
-        return map(self._read, reversed(self._directories))
-
-    def links(self) -> Iterator[Item]:
-        """Further names of inodes, each behind its first name."""
-        return map(self._read, self._links)
-
-    def large(self) -> Iterator[Item]:
-        """Files that lie in more than one chunk, or in one of their own."""
-        return map(self._read, self._large)
-
-    def small_by_chunk(self) -> Iterator[tuple[int, list[Item]]]:
-        """The other entries, by the chunk that has their content (NO_CHUNK: none)."""
-        order = sorted(range(len(self._small)), key=self._chunks.__getitem__)
-        items: list[Item] = []
-        current = -1
-        for index in order:
-            chunk = self._chunks[index]
-            if items and (chunk != current or len(items) >= ITEMS_PER_JOB):
-                yield current, items
-                items = []
-            current = chunk
-            items.append(self._read(self._small[index]))
-        if items:
-            yield current, items
-
-    @property
-    def is_small(self) -> bool:
-        """Whether one process does it soonest."""
-        return self.bytes <= INLINE_BYTES and len(self._small) <= INLINE_FILES
-
-
-def is_in_pieces(entry: Entry) -> bool:
-    """Whether a regular file's content was cut into chunks of its own."""
-    return entry.kind == Kind.REGULAR and (len(entry.content) > 1 or data_bytes(entry) >= CHUNK_TARGET)
 
 
 def large_writes(tree: SnapshotTree, entry: Entry) -> list[Write]:
@@ -270,7 +158,7 @@ class _Restore:
         snapshot: SnapshotSummary,
         request: RestoreRequest,
         users: tuple[tuple[int, int], ...],
-        plan: Plan,
+        plan: Worklist,
         progress: Progress,
     ) -> None:
         self._repository = repository
@@ -487,58 +375,11 @@ class _Restore:
             fetched_bytes=tally.fetched_bytes,
             skipped=tally.skipped + skipped,
             not_restored=tuple(Issue(failure.path, failure.reason) for failure in failures),
-            notes=tuple(_sentences(self._notes)),
+            notes=tuple(sentences(self._notes)),
             would=would,
             damaged=sum(1 for failure in failures if failure.damaged),
         )
 
 
-def _sentences(notes: Notes) -> Iterable[str]:
-    """What could not be kept, for people."""
-    if notes.owners_not_set:
-        yield (
-            f"{notes.owners_not_set} entries belong to you and not to their owners, for instance "
-            f"{path_text(notes.owner_example)}: run the restore as root to keep owners"
-        )
-    if notes.xattrs_not_set:
-        yield (
-            f"{notes.xattrs_not_set} extended attributes could not be set, for instance on "
-            f"{path_text(notes.xattr_example)}"
-        )
-    if notes.modes_reduced:
-        yield (
-            f"{notes.modes_reduced} entries lack their set-user or set-group bit, for instance "
-            f"{path_text(notes.mode_example)}"
-        )
-
-
-def _user_ids(pairs: Iterable[tuple[str, str]], tree: SnapshotTree) -> tuple[tuple[int, int], ...]:
-    """`--map-user` pairs as numbers: OLD as the snapshot's machine named it, NEW as this one does."""
-    users, _ = tree.owners()
-    old_ids = {name: uid for uid, name in users.items()}
-    return tuple((_user_id(old, old_ids.get), _user_id(new, _local_user)) for old, new in pairs)
-
-
-def _local_user(name: str) -> int | None:
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
-
-
-def _user_id(text: str, by_name: Callable[[str], int | None]) -> int:
-    if text.isdecimal():
-        return int(text)
-    found = by_name(text)
-    if found is None:
-        raise UsageError(f"map the user {text}", "nobody has this name", "give the number")
-    return found
-
-
 def _writable(directory: Entry) -> Entry:
     return msgspec.structs.replace(directory, mode=directory.mode | 0o700)
-
-
-def _spool_directory() -> str | None:
-    """A place on disk for working files: /tmp may be memory."""
-    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None

@@ -10,6 +10,8 @@ import pytest
 
 from tests.unit.volume.ext4 import loop_ext4
 
+pytest.register_assert_rewrite("tests.property.protected")
+
 
 @pytest.fixture(scope="session")
 def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:

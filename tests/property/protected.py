@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 from smsnapd.engine import backup as backup_module
-from smsnapd.engine import restore as restore_module
+from smsnapd.engine import worklist
 from smsnapd.engine.backup import BackupOutcome, BackupRequest, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.export import export_tar
@@ -25,13 +25,9 @@ from smsnapd.store import Store, StoreSettings, open_store
 VOLUME = "notebook"
 PASSPHRASE = "correct horse battery staple"
 TAR = (
-    "tar",
-    "--xattrs",
-    "--xattrs-include=*",
-    "--acls",
-    "-xp",
-    "--numeric-owner",
-    "--delay-directory-restore",
+    *("tar", "--xattrs", "--xattrs-include=*", "--acls", "-xp", "--numeric-owner"),
+    "--delay-directory-restore",  # the archive returns to directories
+    "--warning=no-timestamp",  # before 1970, in the future
 )
 
 
@@ -109,7 +105,7 @@ class Protected:
         request.setdefault("workers", self.workers)
         with contextlib.ExitStack() as stack:
             if pool and self.workers:
-                stack.enter_context(mock.patch.object(restore_module, "INLINE_BYTES", -1))
+                stack.enter_context(mock.patch.object(worklist, "INLINE_BYTES", -1))
             repository = stack.enter_context(self.repository(store))
             history = History.load(repository, VOLUME)
             return run_restore(
@@ -136,7 +132,7 @@ class Protected:
         assert archive.stat().st_size == size
         done = subprocess.run([*TAR, *options, "-f", archive, "-C", target], capture_output=True, check=False)
         archive.unlink()
-        assert (done.returncode, done.stderr) == (0, b"")
+        assert (done.stderr.decode(errors="replace"), done.returncode) == ("", 0)
 
     def check(self, *, write_key: bool = False, store: Store | None = None, **request: Any) -> CheckReport:
         """Check everything, contents included."""

@@ -17,9 +17,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
+from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.progress import Progress, Silent
 from smsnapd.store import StoreSettings
 from tests.property.observed import Observed, differences, observe
 from tests.property.protected import Protected
+from tests.servers import S3Server
 from tests.property.volume_model import STEP_NAMES, Volume
 
 LONG = "SMSNAP_LONG" in os.environ
@@ -37,11 +40,15 @@ class Commit(NamedTuple):
     identity: bool = False
 
 
-class Round(NamedTuple):
-    """Steps, and the run behind them."""
+Steps = list[tuple[str, int]]
 
-    steps: list[tuple[str, int]]
+
+class Round(NamedTuple):
+    """Steps, and the run behind them; `during`: steps while a run of its own is under way, before that."""
+
+    steps: Steps
     commit: Commit
+    during: Steps
 
 
 STEP = st.tuples(st.sampled_from(STEP_NAMES), st.integers(0, 2**32))
@@ -49,9 +56,31 @@ RARELY = st.sampled_from((False, False, False, True))
 COMMITS = st.builds(
     Commit, full=RARELY, reread=RARELY, lost=RARELY, pool=RARELY, attach=st.booleans(), identity=RARELY
 )
-HISTORIES = st.lists(
-    st.builds(Round, st.lists(STEP, min_size=1, max_size=18), COMMITS), min_size=4, max_size=7
+STEPS = st.lists(STEP, min_size=1, max_size=18)
+QUIET = st.lists(st.builds(Round, STEPS, COMMITS, st.just([])), min_size=4, max_size=7)
+BUSY = st.lists(
+    st.builds(Round, STEPS, COMMITS, st.lists(STEP, min_size=2, max_size=9)), min_size=3, max_size=5
 )
+
+
+class Meddler(Silent):
+    """Takes steps while a run is under way: between scan and storing, and at each pack that is stored."""
+
+    def __init__(self, volume: Volume, steps: Steps) -> None:
+        self._volume = volume
+        self._steps = list(steps)
+
+    def phase(self, name: str, files: int | None = None, bytes: int | None = None) -> None:
+        if name in ("store", "commit"):
+            self._take(len(self._steps) // 2 + 1)
+
+    def advance(self, files: int = 0, bytes: int = 0, stored_bytes: int = 0) -> None:
+        self._take(1)
+
+    def _take(self, count: int) -> None:
+        for name, seed in self._steps[:count]:
+            self._volume.step(name, seed)
+        del self._steps[:count]
 
 
 class Run:
@@ -63,31 +92,41 @@ class Run:
         root.mkdir()
         self.volume = Volume(root)
         self.protected = Protected.create(root, directory / "state", settings_)
-        self.moments: list[tuple[str, Observed]] = []
+        self.moments: list[tuple[str, Observed | None]] = []
 
     def round(self, one: Round) -> None:
         """Live, commit, remember."""
         for name, seed in one.steps:
             self.volume.step(name, seed)
+        if one.during:
+            outcome = self.backup(one.commit, Meddler(self.volume, one.during))
+            if outcome.snapshot is not None:
+                self.moments.append((outcome.snapshot.id, None))
         moment = observe(self.protected.root)
-        commit = one.commit
-        if commit.lost:
-            self.protected.lose_state()
-        outcome = self.protected.backup(
-            full=commit.full,
-            reread=commit.reread,
-            pool=commit.pool,
-            attach=commit.attach,
-            write_key=not commit.identity,
-        )
+        outcome = self.backup(one.commit)
         assert outcome.incomplete == ()
         assert differences(moment, observe(self.protected.root)) == []
         if outcome.snapshot is not None:
             assert outcome.snapshot.complete
             self.moments.append((outcome.snapshot.id, moment))
         else:
-            assert not commit.full
-            assert self.moments and differences(self.moments[-1][1], moment) == []
+            assert not one.commit.full
+            before = self.moments[-1][1]
+            assert before is None or differences(before, moment) == []
+            self.moments[-1] = (self.moments[-1][0], moment)
+
+    def backup(self, commit: Commit, progress: Progress | None = None) -> BackupOutcome:
+        """One run."""
+        if commit.lost:
+            self.protected.lose_state()
+        return self.protected.backup(
+            full=commit.full,
+            reread=commit.reread,
+            pool=commit.pool,
+            attach=commit.attach,
+            write_key=not commit.identity,
+            progress=progress,
+        )
 
     def verify(self) -> None:
         """Every recovery point is its moment; the repository is whole."""
@@ -96,9 +135,10 @@ class Run:
             restored, extracted = self.directory / "restored", self.directory / "extracted"
             outcome = self.protected.restore(restored, snapshot, pool=number % 3 == 2)
             assert (outcome.not_restored, outcome.notes, outcome.damaged) == ((), (), 0)
-            assert differences(moment, observe(restored)) == []
+            found = observe(restored)
+            assert moment is None or differences(moment, found) == []
             self.protected.extract(extracted, snapshot)
-            assert differences(moment, observe(extracted)) == []
+            assert differences(found, observe(extracted)) == []
             shutil.rmtree(restored)
             shutil.rmtree(extracted)
         report = self.protected.check()
@@ -112,11 +152,11 @@ def live(directory: Path, settings_: StoreSettings, history: list[Round]) -> Non
         stack.callback(run.volume.close)
         for one in history:
             run.round(one)
-        note(f"{len(run.moments)} recovery points of up to {max(len(m) for _, m in run.moments)} entries")
+        note(f"{len(run.moments)} recovery points of up to {max(len(m or ()) for _, m in run.moments)} entries")
         run.verify()
 
 
-def histories(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def histories(examples: int, rounds: st.SearchStrategy[list[Round]] = QUIET) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Hypothesis's settings: the same histories in each run, unless many are asked for."""
     chosen = settings(
         max_examples=examples * 25 if LONG else examples,
@@ -126,15 +166,33 @@ def histories(examples: int) -> Callable[[Callable[..., None]], Callable[..., No
         suppress_health_check=list(HealthCheck),
         phases=[Phase.generate],  # to shrink a history of seconds takes hours
     )
-    return lambda test: chosen(given(history=HISTORIES)(test))
+    return lambda test: chosen(given(history=rounds)(test))
 
 
-@histories(14)
+@histories(8)
 def test_in_memory(history: list[Round], new_directory: Callable[[], Path]) -> None:
     live(new_directory(), StoreSettings(f"memory://{uuid.uuid4().hex}"), history)
 
 
-@histories(14)
+@histories(10)
 def test_in_a_directory(history: list[Round], new_directory: Callable[[], Path]) -> None:
+    directory = new_directory()
+    live(directory, StoreSettings((directory / "repository").as_uri()), history)
+
+
+@pytest.mark.server
+@histories(6)
+def test_on_s3(
+    history: list[Round],
+    new_directory: Callable[[], Path],
+    seaweed: S3Server,
+    s3_settings: Callable[..., StoreSettings],
+) -> None:
+    live(new_directory(), s3_settings(seaweed, "ready", f"histories/{uuid.uuid4().hex}"), history)
+
+
+@histories(10, BUSY)
+def test_while_the_volume_moves(history: list[Round], new_directory: Callable[[], Path]) -> None:
+    """A run that is overtaken gives a recovery point that restores; the next one misses nothing."""
     directory = new_directory()
     live(directory, StoreSettings((directory / "repository").as_uri()), history)

@@ -185,7 +185,7 @@ def run_alone(*arguments: str, **settings) -> subprocess.CompletedProcess[str]:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; from smsnapd.cli.main import main; main(sys.argv[1:]);"
-        "heavy = {'boto3', 'cryptography', 'rich', 'zstandard', 'smsnapd.repository', 'smsnapd.engine'};"
+        "heavy = {'boto3', 'cryptography', 'rich', 'zstandard', 'smsnapd.repository', 'smsnapd.store.s3'};"
         "found = heavy & set(sys.modules); assert not found, found"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(smsnapd.__file__).parents[1])}

@@ -1,0 +1,72 @@
+"""Reading a volume while it is held read-only, as the article does: nothing is written to it meanwhile."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from smsnapd.errors import UsageError
+from smsnapd.state import State, move_state
+from smsnapd.volume.mounts import find_mount
+from smsnapd.volume.still import held_read_only
+
+WORKING_FILES = "/var/tmp"
+"""A place on disk that is not the volume: /tmp may be memory."""
+
+
+@contextmanager
+def opened_state(
+    state_dir: Path, repository_id: str, volume: str, root: bytes, url: str, *, read_only: bool
+) -> Iterator[State]:
+    """The local index, open; with `read_only` the volume under `root` is held so until the end.
+
+    An index that lies on the volume is used from a copy then, which goes back afterwards. UsageError if the
+    repository lies on the volume, VolumeError if it cannot be remounted.
+    """
+    if not read_only:
+        state = State.open(state_dir, repository_id, volume)
+        try:
+            yield state
+        finally:
+            state.close()
+        return
+    mount_point = find_mount(root).mount_point
+    _check_not_within(mount_point, url)
+    with _off_the_volume(state_dir, State.path_of(state_dir, repository_id, volume), root) as directory:
+        state = State.open(directory, repository_id, volume)
+        try:
+            with held_read_only(mount_point):
+                yield state
+        finally:
+            state.close()
+
+
+def _check_not_within(mount_point: bytes, url: str) -> None:
+    """A repository on the volume itself cannot be written to while that is read-only."""
+    parts = urlsplit(url)
+    path = os.fsencode(unquote(parts.path))
+    if parts.scheme == "file" and os.path.isdir(path) and find_mount(path).mount_point == mount_point:
+        raise UsageError(
+            "hold the volume read-only",
+            "the repository lies on it",
+            'set consistency = "live", or keep the repository elsewhere',
+        )
+
+
+@contextmanager
+def _off_the_volume(state_dir: Path, path: Path, root: bytes) -> Iterator[Path]:
+    """A directory for the index at `path` that is not on the volume; what is in it at the end goes back."""
+    state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if state_dir.stat().st_dev != os.stat(root).st_dev:
+        yield state_dir
+        return
+    with tempfile.TemporaryDirectory(prefix="smsnapd-", dir=WORKING_FILES) as borrowed:
+        move_state(path, Path(borrowed))
+        try:
+            yield Path(borrowed)
+        finally:
+            move_state(Path(borrowed, path.name), state_dir)

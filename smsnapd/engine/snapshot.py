@@ -1,0 +1,307 @@
+"""Writing one snapshot of what a scan found: chunks, catalog, manifest, and the index behind it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from smsnapd import __version__
+from smsnapd.engine.assembly import Assembler, Recorded
+from smsnapd.engine.changes import ChangeSet, DirectoryChange
+from smsnapd.engine.chunktable import ChunkTable, chunks_of
+from smsnapd.engine.index import head_of
+from smsnapd.engine.pool import default_workers
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows, whole_tree, with_settled
+from smsnapd.engine.storage import Storage
+from smsnapd.engine.storing import StoreTask
+from smsnapd.format import names
+from smsnapd.format.keys import DataKey
+from smsnapd.format.manifest import Completeness, Issue, Manifest, ParentRef, Source, Statistics
+from smsnapd.format.names import ManifestName
+from smsnapd.model import ChunkRef, Entry, Listing, path_text
+from smsnapd.repository import Repository
+from smsnapd.repository.lease import Lease
+from smsnapd.repository.manifests import Recorded as Committed
+from smsnapd.repository.manifests import commit_manifest
+from smsnapd.state import State, StateUpdate
+from smsnapd.store.base import StoreSettings
+from smsnapd.volume.scan import ScanReport
+from smsnapd.volume.tarball.read import PackReader
+
+UNSETTLED_NS: Final = 20_000_000
+"""Coarse clocks hide a second write within a tick; no kernel's tick is longer than this."""
+
+INLINE_BYTES: Final = 16 * 1024 * 1024
+INLINE_ENTRIES: Final = 2000
+"""Up to this much is stored by this process alone: starting others would take longer."""
+
+ATTACH_BYTES: Final = 128 * 1024
+"""Sealed bytes that a manifest carries with it at most, instead of objects of their own."""
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """What to back up and how. `root` is the volume's directory; `workers` None means one a core."""
+
+    root: bytes
+    volume: str
+    state_dir: Path
+    exclude: tuple[str, ...] = ()
+    full: bool = False
+    reread: bool = False
+    dry_run: bool = False
+    consistency: str = "live"
+    level: int = 1
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What one scan found. `root` and `filesystem` say of which volume; `reader` reads it."""
+
+    changes: ChangeSet
+    report: ScanReport
+    reader: PackReader
+    root: bytes
+    filesystem: str
+    started_ns: int
+
+    def unreadable(self) -> list[Issue]:
+        """What the scan could not look at."""
+        return [Issue(path, f"unreadable: {why}") for path, why in self.report.unreadable]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What came of it; `committed` is None if nothing of what had changed could be read."""
+
+    committed: Committed | None
+    changed: int
+    deleted: int
+    new_bytes: int
+    incomplete: list[Issue]
+
+
+class SnapshotWriter:
+    """Writes one snapshot."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        settings: StoreSettings,
+        request: BackupRequest,
+        state: State,
+        scanned: Scanned,
+        progress: Progress,
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._request = request
+        self._state = state
+        self._scanned = scanned
+        self._changes = scanned.changes
+        self._progress = progress
+        self._clock_ns = clock_ns
+        self._keys = repository.volume_keys(request.volume)
+
+    def write(self, lease: Lease, head: Committed | None, full: bool) -> Written:
+        """Store what changed and commit; the index moves on behind it."""
+        changes = self._changes
+        self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
+        table = ChunkTable(self._state.chunks(), self._usable_journal())
+        inline = changes.bytes_to_read <= INLINE_BYTES and changes.changed <= INLINE_ENTRIES
+        attach_bytes = ATTACH_BYTES if inline else 0
+        storage = self._storage(table, lease, attach_bytes, inline=inline)
+        with storage, self._state.update(anew=False) as update:
+            before_of = self._state.listing if head else _nothing
+            assembler = Assembler(before_of, self._scanned.started_ns - UNSETTLED_NS, storage.redo)
+            catalog = CatalogBuilder(self._repository, self._request.volume, attach_bytes)
+            used = self._record(assembler, storage, catalog, update, full)
+            storage.finish()
+            catalog.finish()
+            incomplete = _by_path(self._scanned.unreadable() + assembler.incomplete)
+            if not (full or assembler.stored or assembler.deleted):
+                return Written(None, 0, 0, 0, incomplete)
+            name = self._name(lease, head, full)
+            attachments = Attachments(name.object_name())
+            new_bytes = storage.stored_bytes + catalog.stored_bytes
+            manifest = self._manifest(
+                name, head, assembler, incomplete, catalog, table, attachments, new_bytes
+            )
+            self._progress.phase("commit")
+            committed = commit_manifest(self._repository, lease, manifest, attachments.data())
+            self._update_index(update, committed, table, used if full else None)
+        self._state.journal.clear()
+        if assembler.lost_subtree:
+            self._state.forget()
+        return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
+
+    def _storage(self, table: ChunkTable, lease: Lease, attach_bytes: int, *, inline: bool) -> Storage:
+        task = StoreTask(
+            root=self._request.root,
+            repository_id=self._repository.id,
+            volume=self._request.volume,
+            chunk_names_key=self._keys.chunk_names,
+            digest_key=self._state.digest_key,
+            data_key=self._data_key(),
+            known=table.known,
+            level=self._request.level,
+            settings=self._settings,
+            attach_limit=attach_bytes,
+            store=self._repository.store,
+        )
+        workers = self._request.workers if self._request.workers is not None else default_workers()
+        return Storage(
+            task=task,
+            workers=0 if inline else workers,
+            table=table,
+            changes=self._changes,
+            reader=self._scanned.reader,
+            boundary_key=self._keys.boundaries,
+            store=self._repository.store,
+            journal=self._state.journal,
+            renew=lease.renew,
+            progress=self._progress,
+        )
+
+    def _usable_journal(self) -> list[ChunkRef]:
+        """Chunks that a run before made durable without committing, if their data keys are there."""
+        refs = self._state.journal.read()
+        if not refs:
+            return []
+        prefix = names.data_keys_prefix(self._request.volume)
+        keys = {info.name for info in self._repository.store.list(prefix)}
+        chunks = {
+            info.name for info in self._repository.store.list(names.chunks_prefix(self._request.volume))
+        }
+        volume = self._request.volume
+        return [
+            ref
+            for ref in refs
+            if names.data_key_name(volume, ref.key_id) in keys
+            and names.chunk_name(volume, ref.name_hash, ref.key_id) in chunks
+        ]
+
+    def _data_key(self) -> DataKey:
+        """A key for this run's chunks; its object is put only if there will be any."""
+        if self._changes.empty:
+            return DataKey.generate()
+        return self._repository.new_data_key(self._request.volume)
+
+    def _record(
+        self,
+        assembler: Assembler,
+        storage: Storage,
+        catalog: CatalogBuilder,
+        update: StateUpdate,
+        full: bool,
+    ) -> set[int]:
+        """Store all changes; catalog and index get what they must. Returns the chunks in use, for a full."""
+        used: set[int] = set()
+        settled = dict(self._changes.settled)
+        for whole, recorded in self._directories(assembler, storage, settled, full):
+            if recorded is not None:
+                update.put(recorded.after, recorded.before)
+            if full:
+                catalog.add(whole)
+                used.update(chunks_of(whole.entries))
+            elif recorded is not None:
+                catalog.add(recorded.listing)
+        for directory, entries in settled.items():
+            before = self._state.listing(directory)
+            update.put(Listing(directory, with_settled(before, entries)), before)
+        return used
+
+    def _directories(
+        self, assembler: Assembler, storage: Storage, settled: dict[bytes, list[Entry]], full: bool
+    ) -> Iterator[tuple[Listing, Recorded | None]]:
+        outcomes = storage.outcomes()
+
+        def record(change: DirectoryChange) -> Recorded:
+            return assembler.directory(change, outcomes, settled.pop(change.directory, []))
+
+        changes = self._changes.directories()
+        if full:
+            return whole_tree(self._state.listings(), changes, record, assembler.is_lost)
+        return ((recorded.after, recorded) for recorded in map(record, changes))
+
+    def _name(self, lease: Lease, head: Committed | None, full: bool) -> ManifestName:
+        return ManifestName(
+            volume=self._request.volume,
+            sequence=head.name.sequence + 1 if head else 1,
+            generation=lease.generation,
+            time_us=self._scanned.started_ns // 1000,
+            kind="full" if full else "incremental",
+            snapshot=secrets.token_hex(8),
+        )
+
+    def _manifest(
+        self,
+        name: ManifestName,
+        head: Committed | None,
+        assembler: Assembler,
+        incomplete: list[Issue],
+        catalog: CatalogBuilder,
+        table: ChunkTable,
+        attachments: Attachments,
+        new_bytes: int,
+    ) -> Manifest:
+        # The order matters: chunks and then segments are attached, as the tables list them.
+        chunks = chunk_rows(catalog, table, attachments)
+        segments = tuple(attachments.add(ref, sealed) for ref, sealed in catalog.segments)
+        tree, report = self._changes.tree, self._scanned.report
+        return Manifest(
+            repository_id=self._repository.id,
+            name=name,
+            finished_us=self._clock_ns() // 1000,
+            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            program=f"smsnapd {__version__}",
+            host=socket.gethostname(),
+            source=Source(path_text(self._scanned.root), self._scanned.filesystem),
+            consistency="read-only" if self._request.consistency == "read-only" else "live",
+            completeness=Completeness(
+                method="scan",
+                complete=not incomplete,
+                incomplete=tuple(incomplete),
+                vanished=(*report.vanished, *assembler.vanished),
+                skipped=tuple(Issue(path, why) for path, why in report.skipped),
+            ),
+            statistics=Statistics(
+                entries=tree.entries,
+                files=tree.files,
+                bytes=tree.bytes,
+                stored_bytes=new_bytes,
+                changed=assembler.stored,
+                deleted=assembler.deleted,
+            ),
+            owners=catalog.owners(),
+            chunks=chunks,
+            catalog=segments,
+        )
+
+    def _update_index(
+        self, update: StateUpdate, committed: Committed, table: ChunkTable, used: set[int] | None
+    ) -> None:
+        new = table.new()
+        if used is not None:
+            update.drop_chunks(table.all_numbers() - used)
+            new = {number: ref for number, ref in new.items() if number in used}
+        update.put_chunks(new)
+        update.commit(head_of(committed, self._scanned.root, self._scanned.filesystem))
+
+
+def _by_path(issues: list[Issue]) -> list[Issue]:
+    """Each path once, with the first thing that was said of it."""
+    first = {issue.path: issue for issue in reversed(issues)}
+    return sorted(first.values())
+
+
+def _nothing(directory: bytes) -> list[Entry]:
+    """What an index has that is empty still."""
+    return []
