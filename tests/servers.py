@@ -88,8 +88,13 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     command += [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     command += [f"-s3.config={directory / 's3.json'}", "-s3.autoCreateBucket=false", "-webdav=false"]
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-admin.ui=false", "-master.telemetry=false"]
-    with _running(command, directory / "seaweedfs.log", f"http://127.0.0.1:{ports[0]}") as server:
-        yield server
+    try:
+        with _running(command, directory / "seaweedfs.log", f"http://127.0.0.1:{ports[0]}") as server:
+            yield server
+    finally:
+        for port in ports:  # a killed server leaves its Unix sockets
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

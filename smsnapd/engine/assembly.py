@@ -85,7 +85,7 @@ class Assembler:
     def is_lost(self, directory: bytes) -> bool:
         """Whether a directory, or one that it lies in, vanished during the run."""
         while directory and self._lost:
-            if self.is_lost(directory):
+            if directory in self._lost:
                 return True
             directory = directory.rpartition(b"/")[0]
         return False
@@ -106,6 +106,8 @@ class Assembler:
         if entry is None:
             self._missing(path, item.entry, issue)
             return None
+        if item.entry.links > 1 and not is_alias(item.entry) and not _leads(entry, item.entry):
+            self._first_names[path] = b""
         self.stored += 1
         return self._finished(path, entry, issue, outcome.chunk)
 
@@ -126,7 +128,7 @@ class Assembler:
         if first:
             return self._redo(directory, msgspec.structs.replace(entry, target=first))
         outcome = self._redo(directory, msgspec.structs.replace(entry, flags=0, target=b""))
-        if outcome.packed.entry is not None:
+        if outcome.packed.entry is not None and _leads(outcome.packed.entry, entry):
             self._first_names[entry.target] = join_path(directory, entry.name)
         return outcome
 
@@ -161,6 +163,11 @@ class Assembler:
         if were and directory not in self._removed:
             were &= {entry.name for entry in recorded if entry.kind != Kind.DIRECTORY}
         self._removed.update(join_path(directory, name) for name in were)
+
+
+def _leads(entry: Entry, scanned: Entry) -> bool:
+    """Whether further names may be recorded as aliases of `entry`: it is still of the inode they were seen with."""
+    return entry.inode == scanned.inode and entry.links > 1
 
 
 def _name(entry: Entry) -> bytes:

@@ -156,13 +156,17 @@ class FaultProxy:
         self._ready.set()
         await self._stop.wait()
         server.close()
-        tasks = list(self._connections)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # one more round, in which aborted transports close
+        while self._connections:  # one that was being accepted just now may still join
+            for task in self._connections:
+                task.cancel()
+            await asyncio.wait(self._connections)
+            await asyncio.sleep(0)
+        await server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stop.is_set():
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._connected(reader, writer))
         self._connections[task] = writer
         # A task that is cancelled before its first step runs none of its own `finally`.

@@ -152,22 +152,23 @@ BOMBS = {
     "a sum of extents beyond 2^64": (bomb(2, 1 << 62), b"damage"),
     "negative extents": (bomb(2, -1), b"damage"),
     "too many segments": (bomb(2, 2, 1 << 40), b"damage"),
-    "segments up to the limit": (bomb(1, 2, segment.PIECE_LIMIT), b"damage"),
-    "extents up to the limit": (bomb(1, segment.PIECE_LIMIT, chunks_rise=True), b"1"),
+    "a quarter of the segments that may be": (bomb(1, 2, segment.PIECE_LIMIT // 4), b"damage"),
+    "a quarter of the extents that may be": (bomb(1, segment.PIECE_LIMIT // 4, chunks_rise=True), b"1"),
+    "one extent too many": (bomb(1, segment.PIECE_LIMIT + 1, chunks_rise=True), b"damage"),
     "few extents of the same form": (bomb(3, 2, chunks_rise=True), b"3"),
 }
 
 
 @pytest.mark.parametrize(("data", "expected"), BOMBS.values(), ids=BOMBS.keys())
 def test_bombs_take_bounded_memory(data: bytes, expected: bytes) -> None:
-    """A process that may have 1 GiB more than it has at the start gives the right answer."""
+    """A process that may have 256 MiB more than it has at the start gives the right answer."""
     code = (
         "import resource, sys\n"
         "from smsnapd.errors import DamageError\n"
         "from smsnapd.format.catalog import decode_segment\n"
         "data = sys.stdin.buffer.read()\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**30,) * 2)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 2**28,) * 2)\n"
         "try:\n"
         "    print(sum(len(listing.entries) for listing in decode_segment(data)), end='')\n"
         "except DamageError:\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from smsnapd.engine import backup as backup_module
+from smsnapd.engine import snapshot as snapshot_module
 from smsnapd.engine import worklist
 from smsnapd.engine.backup import BackupOutcome, BackupRequest, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
@@ -85,9 +85,9 @@ class Protected:
         asked = BackupRequest(bytes(self.root), VOLUME, self.state_dir, **request)
         with contextlib.ExitStack() as stack:
             if pool and self.workers:
-                stack.enter_context(mock.patch.object(backup_module, "INLINE_BYTES", -1))
+                stack.enter_context(mock.patch.object(snapshot_module, "INLINE_BYTES", -1))
             if not attach:
-                stack.enter_context(mock.patch.object(backup_module, "ATTACH_BYTES", 0))
+                stack.enter_context(mock.patch.object(snapshot_module, "ATTACH_BYTES", 0))
             repository = stack.enter_context(self.repository(store, write_key=write_key))
             return run_backup(repository, self.settings, asked, progress or Silent())
 

@@ -5,12 +5,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from smsnapd.cli.main import main
+from smsnapd.format.keyslot import Argon2Cost, make_keyslot
 
 PASSPHRASE = "correct horse battery staple"
 
@@ -60,8 +62,13 @@ def smsnap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfdbinary: Any) ->
 
 
 @pytest.fixture
-def configured(smsnap: Smsnap, tmp_path: Path) -> Smsnap:
-    """The same, with a volume, a configuration in ./smsnapd.toml and a repository just made."""
+def configured(smsnap: Smsnap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Smsnap:
+    """The same, with a volume, a configuration in ./smsnapd.toml and a repository just made.
+
+    Its keyslot opens at once: a guess of the passphrase shall cost 0.35 s of CPU, and every run makes one.
+    """
+    cheap = partial(make_keyslot, cost=Argon2Cost(memory_kib=64, iterations=1, lanes=1))
+    monkeypatch.setattr("smsnapd.repository.access.make_keyslot", cheap)
     (tmp_path / "volume").mkdir()
     (tmp_path / "passphrase").write_text(PASSPHRASE + "\n")
     (tmp_path / "passphrase").chmod(0o600)

@@ -189,6 +189,9 @@ BROKEN = {
     "an entry in a file": stream(ROOT | {b"d": entry(b"d"), b"d/f": entry(b"d/f")}),
     "an entry in a symlink": stream(ROOT | {b"d": entry(b"d", 3), b"d/f": entry(b"d/f")}),
     "a directory without a directory": stream(ROOT | {b"d": entry(b"d", 2), b"d/e/f": entry(b"d/e/f")}),
+    "a directory with a name known further up": stream(
+        ROOT | {b"d": entry(b"d", 2), b"d/e": entry(b"d/e", 2), b"d/x/e/f": entry(b"f")}
+    ),
     "a directory of another place": stream(
         ROOT | {b"d": entry(b"d", 2), b"d/e": entry(b"d/e", 2), b"e/f": entry(b"f")}
     ),

@@ -305,6 +305,11 @@ REFUSED = {
     "a sparse symlink": [Listing(b"", [file(kind=3, flags=8)])],
     "segments of a file that is not sparse": [Listing(b"", [file(segments=(Segment(0, 512),))])],
     "segments without extents": [Listing(b"", [file(flags=8, size=512, segments=(Segment(0, 512),))])],
+    "fewer segments than content": [
+        Listing(b"", [file(flags=8, size=9000, segments=(Segment(0, 512),), content=CONTENT)])
+    ],
+    "a FIFO's alias with a size": [Listing(b"", [alias(kind=4, size=1)])],
+    "an alias with a negative size": [Listing(b"", [alias(size=-1)])],
     "segments beyond the size": [
         Listing(b"", [file(flags=8, size=512, segments=(Segment(0, 1024),), content=CONTENT)])
     ],
