@@ -1,6 +1,6 @@
 """Recover a snapshot from a copy of a repository, without smsnapd: a tar archive on standard output.
 
-Written from FORMAT.md, whose sections are named below; needs Python 3.11, cryptography>=50, zstandard, blake3.
+Written from FORMAT.md, whose sections are named below. Needs cryptography>=50, zstandard and blake3.
 From S3, first: aws s3 sync s3://BUCKET/PREFIX REPOSITORY_DIRECTORY. The recovery key is $SMSNAP_RECOVERY_KEY;
 without one, the passphrase is $SMSNAP_PASSPHRASE, or asked for. Extract as root, in an empty directory:
 tar -xpf out.tar --numeric-owner --acls --xattrs --xattrs-include='*' --delay-directory-restore
@@ -35,6 +35,7 @@ LIMITS = {CHUNK: 32 << 20, CATALOG: 64 << 20, MANIFEST: 64 << 20}
 TOMBSTONE, DIRECTORY = 0, 2
 MANIFEST_NAME = "[0-9]{10}-[0-9]{10}-[0-9]{8}T[0-9]{12}Z-(full|incremental)-[0-9a-f]{16}"
 ROW = struct.Struct("<32sHHII32sQ")
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode  # section 1
 SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 Members = dict[Any, Any]
 # Kind, what an alias is of (else None), and extents: whose table, row, offset and length in bytes.
@@ -51,11 +52,6 @@ def unhex(text: str) -> bytes:
     """Section 1: bytes of lower-case hex."""
     check(bytes.fromhex(text).hex() == text, "its hex is not lower-case")
     return bytes.fromhex(text)
-
-
-def canonical(members: Members) -> str:
-    """Section 1: canonical JSON."""
-    return json.dumps(members, sort_keys=True, separators=(",", ":"))
 
 
 def derive(secret: bytes, salt: bytes, info: str, size: int = 32) -> bytes:
@@ -115,7 +111,7 @@ class Repository:
         fair = 8 * lanes <= memory <= 2_097_152 and passes <= 64 and lanes <= 64
         check(slot["kdf"] == "argon2id" and fair, "it asks for another derivation, or for too much")
         kdf = argon2.Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory)
-        return AESGCM(kdf.derive(passphrase)).decrypt(nonce, sealed, canonical(slot).encode())
+        return AESGCM(kdf.derive(passphrase)).decrypt(nonce, sealed, CANONICAL(slot).encode())
 
     def roster(self) -> Members:
         """Section 3: the newest roster, which ends an unbroken row."""
@@ -151,7 +147,7 @@ class Repository:
         check(whole and first == f"smsnapd {kind} 1", f"it is damaged, or no {kind} of version 1")
         members: Members = json.loads(text)
         right = members["object"] == name and self.id.hex() in ("", members["repository"])
-        check(right and canonical(members) == text, "it is of another name or repository")
+        check(right and CANONICAL(members) == text, "it is of another name or repository")
         if kind != "keyslot":
             signer = self.writers[members["writer"]] if kind == "datakey" else self.root or members["root"]
             signed = f"smsnapd v1 record\0{first}\n{text}\n".encode()
@@ -230,22 +226,19 @@ class Repository:
 
     def chain(self, names: list[str], last: int) -> list[Members]:
         """Section 7: the manifests from the full to the one at `last`, each the parent of the next."""
-        first = max(i for i in range(last + 1) if names[i].split("-")[-2] == "full")
+        fulls = [i for i in range(last + 1) if names[i].split("-")[-2] == "full"]
+        check(fulls, "the full before it is missing")
+        first = fulls[-1]
         # The head up to which a revoked writer is believed may lie behind what is asked for.
         chain = [self.manifest(name) for name in names[first : None if self.revoked else last + 1]]
         for before, m in pairwise(chain):
-            check(follows(m, before), f"the parent of {m['name']} is missing or another")
+            follows = m["sequence"] == before["sequence"] + 1 and m["parent"]["hash"] == before["hash"]
+            check(follows, f"the parent of {m['name']} is missing or another")
         for i, m in enumerate(chain[: last + 1 - first]):
             heads = self.revoked.get(m["signer"])
             counts = heads is None or heads.get(m["volume"]) in [later["hash"] for later in chain[i:]]
             check(counts, f"the writer of {m['name']} had been revoked")
         return chain[: last + 1 - first]
-
-
-def follows(m: Members, before: Members) -> bool:
-    """Section 7: whether a manifest is the next behind another."""
-    stated = (m["parent"]["snapshot"], m["parent"]["hash"], m["sequence"])
-    return bool(stated == (before["snapshot"], before["hash"], before["sequence"] + 1))
 
 
 class Columns(io.BytesIO):
@@ -267,7 +260,8 @@ class Columns(io.BytesIO):
 
 def sortable(path: bytes) -> bytes:
     """Section 1: a path, checked, with NUL for `/`: so directories sort component by component."""
-    check(b"\0" not in path and not path or {b"", b".", b".."}.isdisjoint(path.split(b"/")), "a path is wrong")
+    wrong = path and (b"\0" in path or {b"", b".", b".."} & {*path.split(b"/")})
+    check(not wrong, f"the path {path!r} is wrong")
     return path.replace(b"/", b"\0")
 
 
@@ -297,17 +291,19 @@ def entries(m: Members, content: bytes) -> Iterator[tuple[bytes, Entry]]:
 
 
 def fold(below: dict[bytes, Entry], layer: list[tuple[bytes, Entry]]) -> dict[bytes, Entry]:
-    """Section 8: a tree, and an incremental's entries laid over it."""
+    """Section 8: a tree with the entries of the next catalog laid over it, tombstones too."""
     keys = [path.rpartition(b"\0")[::2] for path, _ in layer]
     check(all(before < after for before, after in pairwise(keys)), "entries are not in order")
     cut = [path for path, (kind, *_) in layer if kind != DIRECTORY and below.get(path, (0,))[0] == DIRECTORY]
-    prefixes = tuple(path + b"\0" for path in cut)
-    kept = {path: entry for path, entry in below.items() if not path.startswith(prefixes)} if cut else below
-    return kept | dict(layer)
+    if cut:
+        prefixes = tuple(path + b"\0" for path in cut)
+        below = {path: entry for path, entry in below.items() if not path.startswith(prefixes)}
+    below.update(layer)
+    return below
 
 
 def tree(repository: Repository, chain: list[Members]) -> Iterator[Entry]:
-    """Section 8: the entries of a snapshot's tree in catalog order."""
+    """Section 8: the entries of a snapshot's tree, in catalog order."""
     folded: dict[bytes, Entry] = {}
     for m in chain:
         contents = (repository.fetch(m, CATALOG, index) for index in range(len(m[CATALOG]) // ROW.size))
@@ -316,9 +312,10 @@ def tree(repository: Repository, chain: list[Members]) -> Iterator[Entry]:
     for path in sorted(folded, key=lambda path: path.rpartition(b"\0")[::2]):
         kind, original, _ = entry = folded[path]
         if kind != TOMBSTONE:
-            parent = found[path.rpartition(b"\0")[0]] if path else entry
-            check(parent[0] == DIRECTORY, f"{path!r} lies in no directory")
-            check(original is None or found[original][1] is None, f"{path!r} is an alias of an alias")
+            parent = found.get(path.rpartition(b"\0")[0]) if path else entry
+            check(parent and parent[0] == DIRECTORY, f"{path!r} lies in no directory")
+            first = found.get(original) if original is not None else None
+            check(original is None or (first and first[1] is None), f"{path!r} is an alias of nothing")
             found[path] = entry
             yield entry
 
@@ -337,16 +334,15 @@ def write_tar(repository: Repository, chain: list[Members]) -> None:
 
 def show(repository: Repository, names: list[str]) -> int:
     """Print the recovery points, each verified; 1 if one is damaged."""
-    status, before = 0, None
+    status, before = 0, None  # the hash of the manifest before, None for the first, "" if it is damaged
     for name in names:
         try:
             m = repository.manifest(name)
-            check(before is None or follows(m, before), "its parent is missing or another")
-            counts, before = m["statistics"], m
-            mark = "" if m["completeness"]["complete"] else "  INCOMPLETE"
-            print(f"{m['snapshot']}  {m['time']}  {m['kind']:11}  {counts['files']:>9} files{mark}")
+            check(before in ("", m["parent"] and m["parent"]["hash"]), "its parent is missing or another")
+            before, mark = m["hash"], "" if m["completeness"]["complete"] else "  INCOMPLETE"
+            print(f"{m['snapshot']}  {m['time']}  {m['kind']:11}  {m['statistics']['files']:9} files{mark}")
         except Exception as error:
-            status, before = 1, None
+            status, before = 1, ""
             print(f"{name.rpartition('-')[2]}  DAMAGED: {str(error) or type(error).__name__}")
     return status
 
@@ -356,13 +352,13 @@ def main() -> int:
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
     parser.add_argument("directory", metavar="REPOSITORY_DIRECTORY")
-    parser.add_argument("--volume", help="needed if there are several", default="[A-Za-z0-9][A-Za-z0-9._-]*")
+    parser.add_argument("--volume", help="needed if there are several")
     parser.add_argument("--snapshot", default="latest", metavar="ID|latest")
     parser.add_argument("--list", action="store_true", help="print the recovery points instead")
     arguments = parser.parse_args()
     repository = Repository(arguments.directory)
-    volumes = repository.names("volumes/", arguments.volume)
-    check(len(volumes) == 1, f"choose one --volume of {volumes}")
+    volumes = repository.names("volumes/", re.escape(arguments.volume or "") or ".+")
+    check(len(volumes) == 1, f"choose a --volume: {', '.join(volumes)}")
     found = repository.names(f"{volumes[0]}/manifests/", MANIFEST_NAME)
     names = list({name.rpartition("/")[2][:10]: name for name in found}.values())  # highest generations
     if arguments.list:
