@@ -13,8 +13,9 @@ import difflib
 import os
 import re
 import shlex
+import stat
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from smsnapd.errors import ConfigError
 
+LOCAL_FILE = "smsnapd.toml"
 SYSTEM_FILE = Path("/etc/smsnapd/config.toml")
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a volume may be called (FORMAT.md, section 2)."""
@@ -130,7 +132,7 @@ def _command(place: _Place, value: Any) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(value))
     except ValueError as error:
-        raise place.wrong("a command with its quotes closed", value) from error
+        raise place.wrong("a command with its quotes closed", "…") from error  # a token may be in it
 
 
 def _key(parse: _Parse, default: _T) -> _T:
@@ -261,7 +263,8 @@ def load(
     directory = Path.cwd() if directory is None else directory
     home = Path.home() if home is None else home
     source = find_file(file, environment, directory, home)
-    config = read_file(source, home) if source else Config()
+    happened_on = source == directory / LOCAL_FILE and not (file or environment.get("SMSNAP_CONFIG"))
+    config = read_file(source, home, _trusted(environment) if happened_on else None) if source else Config()
     config = _overridden(config, _from_environment(environment), "the environment", directory, home)
     config = _overridden(config, overrides, "the command line", directory, home)
     if config.state.dir is None:
@@ -276,24 +279,38 @@ def find_file(file: str | None, environment: Mapping[str, str], directory: Path,
     named = file or environment.get("SMSNAP_CONFIG")
     if named:
         return Path(os.path.normpath(directory / Path(named)))
-    candidates = (directory / "smsnapd.toml", home / ".config/smsnapd/config.toml", SYSTEM_FILE)
+    candidates = (directory / LOCAL_FILE, home / ".config/smsnapd/config.toml", SYSTEM_FILE)
     return next((path for path in candidates if path.exists()), None)
 
 
-def read_file(path: Path, home: Path) -> Config:
-    """The configuration in one file, without environment and command line."""
+def _trusted(environment: Mapping[str, str]) -> set[int]:
+    """Whose files are read without having been named: root's, our own, and those of who called sudo."""
+    owners = {0, os.geteuid()}
+    caller = environment.get("SUDO_UID", "")
+    return owners | {int(caller)} if os.geteuid() == 0 and caller.isdecimal() else owners
+
+
+def read_file(path: Path, home: Path, owners: Collection[int] | None = None) -> Config:
+    """The configuration in one file, without environment and command line.
+
+    It can name a command to run. So, if `owners` is given, it must be owned by one of these users.
+    """
+    what = f"read the configuration {path}"
     try:
-        document = tomllib.loads(path.read_bytes().decode())
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if owners is not None and (status.st_uid not in owners or status.st_mode & stat.S_IWOTH):
+                why = "it is in the current directory, and another user has made it or may change it"
+                raise ConfigError(what, why, "name it with --config if you trust it, or run this elsewhere")
+            document = tomllib.loads(file.read().decode())
     except FileNotFoundError as error:
-        raise ConfigError(
-            f"read the configuration {path}", "there is no such file", "name another with --config"
-        ) from error
+        raise ConfigError(what, "there is no such file", "name another with --config") from error
     except OSError as error:
-        raise ConfigError(f"read the configuration {path}", error.strerror or str(error)) from error
+        raise ConfigError(what, error.strerror or str(error)) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"read the configuration {path}", f"byte {error.start} is not UTF-8") from error
+        raise ConfigError(what, f"byte {error.start} is not UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"read the configuration {path}", f"it is not TOML: {error}") from error
+        raise ConfigError(what, f"it is not TOML: {error}") from error
     sections = {
         name: _section(name, table, str(path), path.parent, home)
         for name, table in document.items()

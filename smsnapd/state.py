@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from blake3 import blake3
 
 from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
@@ -26,6 +27,7 @@ SCHEMA_VERSION: Final = 1
 _ALIAS: Final = int(Flag.ALIAS)
 _SINGLE: Final = (int(Kind.DIRECTORY), int(Kind.TOMBSTONE))
 FRAME: Final = struct.Struct("<I")
+CHECK_BYTES: Final = 8
 SUFFIXES: Final = ("", "-wal", "-shm", ".journal")
 ROWS_AT_ONCE: Final = 512
 SCHEMA: Final = """
@@ -64,6 +66,12 @@ class State:
         """The file of a volume's index."""
         return directory / f"{repository_id[:16]}-{volume}.db"
 
+    @staticmethod
+    def volumes_in(directory: Path, repository_id: str) -> list[str]:
+        """The volumes of a repository that have an index below `directory`."""
+        prefix = f"{repository_id[:16]}-"
+        return sorted(path.name[len(prefix) : -len(".db")] for path in directory.glob(f"{prefix}*.db"))
+
     @classmethod
     def open(cls, directory: Path, repository_id: str, volume: str) -> State:
         """Open or make the index below `directory`. A damaged or older one is made anew."""
@@ -90,9 +98,15 @@ class State:
         self._db.close()
         self._reader.close()
 
+    def remove(self) -> None:
+        """Close and delete the file and its journal."""
+        self.close()
+        _remove(self.path)
+
     def _prepare(self) -> None:
         if self._db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
-            self._db.execute("SELECT value FROM meta WHERE key = 'digest_key'").fetchone()
+            for key in ("digest_key", "head", "newest"):
+                self._meta(key)
             return
         if self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise sqlite3.DatabaseError("another schema")
@@ -113,11 +127,11 @@ class State:
         self._db.execute("COMMIT")
 
     def _put_meta(self, key: str, value: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _with_check(value)))
 
     def _meta(self, key: str) -> bytes | None:
         row = self._reader.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+        return None if row is None else bytes(_checked(row[0]))
 
     @property
     def digest_key(self) -> bytes:
@@ -141,13 +155,13 @@ class State:
         rows = self._reader.execute("SELECT path, entries FROM directory ORDER BY key")
         decode = self._decode_entries
         for path, entries in rows:
-            yield Listing(path, decode(entries))
+            yield Listing(path, decode(_checked(entries)))
 
     def listing(self, directory: bytes) -> list[Entry]:
         """The entries of one directory; empty if it is not known."""
         key = directory_key(directory)
         row = self._reader.execute("SELECT entries FROM directory WHERE key = ?", (key,)).fetchone()
-        return [] if row is None else self._decode_entries(row[0])
+        return [] if row is None else self._decode_entries(_checked(row[0]))
 
     def entry(self, path: bytes) -> Entry | None:
         """The entry at `path`, or None."""
@@ -162,13 +176,13 @@ class State:
     def chunks(self) -> dict[int, ChunkRef]:
         """The chunk table: every chunk that committed entries name, by its id."""
         rows = self._reader.execute("SELECT id, ref FROM chunk")
-        return {number: self._decode_ref(ref) for number, ref in rows}
+        return {number: self._decode_ref(_checked(ref)) for number, ref in rows}
 
     def chunks_by_number(self, numbers: Iterable[int]) -> dict[int, ChunkRef]:
         """Some rows of the chunk table."""
         query = "SELECT ref FROM chunk WHERE id = ?"
         rows = {number: self._reader.execute(query, (number,)).fetchone() for number in numbers}
-        return {number: self._decode_ref(row[0]) for number, row in rows.items()}
+        return {number: self._decode_ref(_checked(row[0])) for number, row in rows.items()}
 
     def forget(self) -> None:
         """Drop the index, keeping what is known of the newest snapshot."""
@@ -201,7 +215,7 @@ class State:
 class Journal:
     """Chunks that are durable and not committed yet: what a run that was cut off need not store again.
 
-    A file of frames beside the index; a torn last frame is ignored.
+    A file of frames beside the index; a torn or damaged frame is ignored, and what is behind it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -211,9 +225,10 @@ class Journal:
         """Append; the chunks must be durable."""
         frames = bytearray()
         for ref in refs:
-            data = msgspec.msgpack.encode(ref)
+            data = _with_check(msgspec.msgpack.encode(ref))
             frames += FRAME.pack(len(data)) + data
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(self._path, flags, 0o600)
         try:
             os.write(descriptor, frames)
         finally:
@@ -231,7 +246,11 @@ class Journal:
             position += FRAME.size + length
             if position > len(data):
                 break
-            refs.append(msgspec.msgpack.decode(data[position - length : position], type=ChunkRef))
+            try:
+                frame = _checked(data[position - length : position])
+            except sqlite3.DatabaseError:
+                break
+            refs.append(msgspec.msgpack.decode(frame, type=ChunkRef))
         return refs
 
     def clear(self) -> None:
@@ -256,7 +275,7 @@ class StateUpdate:
         if before:
             self._unlink(directory, before)
         if entries:
-            self._rows.append((key, directory, self._encode(entries)))
+            self._rows.append((key, directory, _with_check(self._encode(entries))))
             if len(self._rows) >= ROWS_AT_ONCE:
                 self._flush()
             self._link(directory, entries)
@@ -281,7 +300,7 @@ class StateUpdate:
         """Add rows to the chunk table."""
         self._db.executemany(
             "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)",
-            [(number, ref.name_hash, self._encode(ref)) for number, ref in refs.items()],
+            [(number, ref.name_hash, _with_check(self._encode(ref))) for number, ref in refs.items()],
         )
 
     def drop_chunks(self, numbers: Iterable[int]) -> None:
@@ -308,13 +327,27 @@ def is_alias(entry: Entry) -> bool:
     return bool(entry.flags & _ALIAS)
 
 
+def _with_check(data: bytes) -> bytes:
+    """A value with its hash before it: a disk that garbles the index must not garble what is stored by it."""
+    return blake3(data).digest(CHECK_BYTES) + data
+
+
+def _checked(value: bytes) -> memoryview:
+    """What `_with_check` was given; `sqlite3.DatabaseError` if it is not that any more."""
+    data = memoryview(value)[CHECK_BYTES:]
+    if blake3(data).digest(CHECK_BYTES) != value[:CHECK_BYTES]:
+        raise sqlite3.DatabaseError("a row is damaged")
+    return data
+
+
 def _signed(inode: int) -> int:
     """SQLite's integers are signed; inode numbers are not."""
     return inode - (1 << 64) if inode >= 1 << 63 else inode
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    # Made here, for its mode, which SQLite then gives to its other files; and where no link leads elsewhere.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -326,11 +359,18 @@ def move_state(path: Path, directory: Path) -> None:
     for suffix in SUFFIXES:
         part = Path(f"{path}{suffix}")
         if part.exists():
-            shutil.copyfile(part, directory / f"{part.name}.new")
-            (directory / f"{part.name}.new").chmod(0o600)
-            os.replace(directory / f"{part.name}.new", directory / part.name)
+            copy = directory / f"{part.name}.new"
+            copy.unlink(missing_ok=True)
+            with part.open("rb") as source, open(copy, "xb", opener=_private) as target:
+                shutil.copyfileobj(source, target)
+            os.replace(copy, directory / part.name)
         else:
             (directory / part.name).unlink(missing_ok=True)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a new file that nobody else may read, at no moment."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def _remove(path: Path) -> None:

@@ -124,9 +124,11 @@ def _crashed(error: Exception, options: Options, arguments: Sequence[str]) -> in
 
 
 def _trace(error: BaseException) -> None:
+    from smsnapd.telemetry.plain import plain_lines
     from smsnapd.telemetry.secrets import redacted
 
-    print(redacted("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    text = redacted("".join(traceback.format_exception(error)))
+    print(plain_lines(text), end="", file=sys.stderr)
 
 
 def _interrupted() -> int:

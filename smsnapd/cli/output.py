@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from smsnapd.cli.times import utc_text
 from smsnapd.errors import SmsnapError, TargetError
 from smsnapd.model import path_text
+from smsnapd.telemetry.plain import plain
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import SnapshotSummary
@@ -22,12 +23,12 @@ class OutputClosed(Exception):  # noqa: N818
 
 def line(text: str = "", *, aside: bool = False) -> None:
     """One line on standard output, or on standard error if that is taken."""
-    _guarded(sys.stderr.write if aside else sys.stdout.write, text + "\n")
+    _write(plain(text), aside=aside)
 
 
 def document(value: Any, *, aside: bool = False) -> None:
     """The one JSON document of a verb; `aside` as above, and then in one line."""
-    line(json.dumps(value, indent=None if aside else 2), aside=aside)
+    _write(json.dumps(value, indent=None if aside else 2), aside=aside)
 
 
 def array(items: Iterable[Any]) -> None:
@@ -36,7 +37,7 @@ def array(items: Iterable[Any]) -> None:
     for item in items:
         _guarded(sys.stdout.write, f"{separator}\n  {json.dumps(item)}")
         separator = ","
-    line("[]" if separator == "[" else "\n]")
+    _write("[]" if separator == "[" else "\n]")
 
 
 def data(piece: memoryview | bytes) -> None:
@@ -47,6 +48,10 @@ def data(piece: memoryview | bytes) -> None:
 def flush() -> None:
     """Push out what is buffered."""
     _guarded(lambda _: sys.stdout.flush(), None)
+
+
+def _write(text: str, *, aside: bool = False) -> None:
+    _guarded(sys.stderr.write if aside else sys.stdout.write, text + "\n")
 
 
 def _guarded(write: Callable[[Any], object], value: Any) -> None:
@@ -75,9 +80,9 @@ def complain(error: SmsnapError, *, as_json: bool, name: str = "") -> None:
         shape = {"error": name or type(error).__name__, "what": error.what, "why": error.why}
         print(json.dumps({**shape, "hint": error.hint, "exit_status": error.exit_status}), file=sys.stderr)
         return
-    print(" ".join(f"smsnap: cannot {error.what}: {error.why}".split()), file=sys.stderr)
+    print(plain(" ".join(f"smsnap: cannot {error.what}: {error.why}".split())), file=sys.stderr)
     if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+        print(f"  {plain(error.hint)}", file=sys.stderr)
 
 
 def issue_objects(issues: Iterable[Issue]) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from pathlib import Path
 from smsnapd.config import EncryptionConfig
 from smsnapd.errors import SmsnapError, UsageError
 
-RECOVERY_KEY_PREFIX = "SMSNAP-IDENTITY-1-"
-"""How a recovery key begins (FORMAT.md, section 4); it may be given wherever a passphrase may."""
+RECOVERY_KEY_START = "SMSNAPIDENTITY1"
+"""How a recovery key begins, without hyphens (FORMAT.md, section 4)."""
 
 _SOURCES = "set SMSNAP_PASSPHRASE, give --passphrase-file, or set [encryption] passphrase_file"
 _log = logging.getLogger(__name__)
@@ -54,19 +55,36 @@ def ask(what: str, *, twice: bool) -> str:
     return passphrase
 
 
+def is_recovery_key(text: str) -> bool:
+    """Whether this is, or is meant to be, a recovery key: one may be given wherever a passphrase may."""
+    return re.sub(r"[-\s]", "", text).upper().startswith(RECOVERY_KEY_START)
+
+
+def read_write_key(path: Path) -> str:
+    """The text of a write key file."""
+    what = f"read the write key {path}"
+    try:
+        return _read_secret(path, what, "check [encryption] write_key_file").decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(what, "it is no write key file") from error
+
+
 def _read_file(path: Path) -> str:
     what = f"read the passphrase from {path}"
+    return _first_line(_read_secret(path, what, "check passphrase_file, or give another"), what)
+
+
+def _read_secret(path: Path, what: str, hint: str) -> bytes:
+    """What a file holds; warns if others may read it."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(65536)
     except OSError as error:
-        raise UsageError(
-            what, error.strerror or str(error), "check passphrase_file, or give another"
-        ) from error
+        raise UsageError(what, error.strerror or str(error), hint) from error
     if stat.S_ISREG(mode) and mode & 0o077:
         _log.warning("%s can be read by others: run chmod 600 on it", path)
-    return _first_line(content, what)
+    return content
 
 
 def _run(command: tuple[str, ...]) -> str:

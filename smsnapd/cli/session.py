@@ -19,6 +19,7 @@ from smsnapd.cli import passphrase
 from smsnapd.cli.options import Options
 from smsnapd.cli.times import Selector, parse_selector, parse_time
 from smsnapd.config import VOLUME_NAME, Config, Overrides, load
+from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.errors import UsageError
 from smsnapd.instance import default_volume_name, read_notebook
 from smsnapd.store.base import StoreSettings
@@ -34,6 +35,7 @@ class Session:
     """Made by each verb from the options; reads the configuration once, opens things when asked."""
 
     def __init__(self, options: Options) -> None:
+        forbid_core_dumps()  # from here on there may be keys in memory
         self.options = options
         telemetry.set_up_logging(options.verbosity, sys.stderr)
 
@@ -120,9 +122,8 @@ class Session:
         encryption = self.config.encryption
         explicit = self.options.passphrase_file is not None or bool(os.environ.get("SMSNAP_PASSPHRASE"))
         if encryption.write_key_file and not contents and not explicit:
-            return Credentials(
-                write_key_text=_read_key(encryption.write_key_file), recipients=encryption.recipients
-            )
+            text = passphrase.read_write_key(encryption.write_key_file)
+            return Credentials(write_key_text=text, recipients=encryption.recipients)
         found = self._found_passphrase()
         return None if found is None else self._by_passphrase(found)
 
@@ -133,8 +134,8 @@ class Session:
         from smsnapd.repository import Credentials
 
         recipients = self.config.encryption.recipients
-        if text.strip().startswith(passphrase.RECOVERY_KEY_PREFIX):
-            return Credentials(recovery_key=text.strip(), recipients=recipients)
+        if passphrase.is_recovery_key(text):
+            return Credentials(recovery_key=text, recipients=recipients)
         return Credentials(passphrase=text, recipients=recipients)
 
     @property
@@ -196,12 +197,3 @@ def _no_volume(name: str, volumes: list[str]) -> UsageError:
         )
     hint = f"name one with --volume: {', '.join(volumes)}"
     return UsageError(f"find volume {name}", "the repository does not hold it", hint)
-
-
-def _read_key(path: Path) -> str:
-    try:
-        return path.read_text("ascii").strip()
-    except OSError as error:
-        raise UsageError(f"read the write key {path}", error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"read the write key {path}", "it is no write key file") from error

@@ -1,22 +1,35 @@
 """From what the workers packed to what a snapshot records: entries, tombstones, and what was missed.
 
-Directories come in catalog order, so a directory that vanished is known before anything below it.
+Directories come in catalog order, so a directory that vanished is known before anything below it, and the
+first name of a file before its others. What is recorded is a tree, whatever happened since the scan: each
+entry lies in a directory, and each alias has a first name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
 
-from smsnapd.engine.changes import Change, DirectoryChange
+from smsnapd.engine.changes import DirectoryChange
 from smsnapd.format.manifest import Issue
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, join_path
-from smsnapd.state import is_alias
-from smsnapd.volume.tarball.read import ISSUE_CHANGED, ISSUE_LARGE, ISSUE_VANISHED, THIS_PACK, Packed
+from smsnapd.state import has_names, is_alias
+from smsnapd.volume.tarball.read import (
+    HEADER,
+    ISSUE_CHANGED,
+    ISSUE_LARGE,
+    ISSUE_VANISHED,
+    READ,
+    THIS_PACK,
+    Packed,
+)
 
+_TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _UNSETTLED: Final = int(Flag.UNSETTLED)
+_CHANGED: Final = int(Flag.CHANGED)
 _NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 
 
@@ -35,8 +48,8 @@ class Recorded(NamedTuple):
     before: list[Entry]
 
 
-Redo = Callable[[bytes, Entry], Placed]
-"""Stores one entry again, apart: (directory, entry as scanned or as an alias) to its outcome."""
+Redo = Callable[[bytes, Entry, int], Placed]
+"""Stores one entry again, apart: (directory, entry as scanned or complete, READ or HEADER) to its outcome."""
 
 
 class Assembler:
@@ -46,12 +59,17 @@ class Assembler:
         self._before_of = before_of
         self._unsettled_from_ns = unsettled_from_ns
         self._redo = redo
+        # Directories that are none any more, so that what lay below needs no tombstones.
         self._removed: set[bytes] = set()
+        # New directories that vanished: nothing below them can be recorded.
         self._lost: set[bytes] = set()
-        self._first_names: dict[bytes, bytes] = {}
+        # First names, as scanned, that do not lead their group: the names that do instead, b"" if none yet.
+        self._leaders: dict[bytes, bytes] = {}
+        # First names, as indexed, that lead their group no more; and who has their content now.
+        self._parted: set[bytes] = set()
+        self._heirs: dict[bytes, bytes] = {}
         self.incomplete: list[Issue] = []
         self.vanished: list[bytes] = []
-        self.lost_subtree = False
         self.stored = 0
         self.deleted = 0
 
@@ -60,81 +78,123 @@ class Assembler:
     ) -> Recorded:
         """Record one directory; takes as many outcomes as it has changed entries."""
         directory = change.directory
-        placed = [next(outcomes) for _ in change.changed]
+        placed = list(islice(outcomes, len(change.changed)))
         before = self._before_of(directory)
+        if self._is_lost(directory):
+            self._lose(directory, change)
+            return Recorded(Listing(directory, []), Listing(directory, []), before)
         after = {entry.name: entry for entry in before}
         after.update((entry.name, entry) for entry in settled if entry.name in after)
-        gone = [name for name in change.gone if after.pop(name, None) is not None]
-        recorded: list[Entry] = []
-        if self.is_lost(directory):
-            self._lose_all(directory, change)
-            return Recorded(Listing(directory, []), Listing(directory, []), before)
+        recorded = [Entry(name, _TOMBSTONE) for name in change.gone if name in after]
+        self._note(directory, recorded, after)
         for item, outcome in zip(change.changed, placed, strict=True):
-            entry = self._outcome(directory, item, outcome)
+            entry = self._outcome(directory, item.entry, outcome, after.get(item.entry.name))
             if entry is not None:
+                self._note(directory, [entry], after)
                 recorded.append(entry)
-                after[entry.name] = entry
-            elif outcome.packed.issue == ISSUE_VANISHED and after.pop(item.entry.name, None) is not None:
-                gone.append(item.entry.name)
-        recorded += self._tombstones(directory, gone)
-        recorded.sort(key=_name)
+        listing = Listing(directory, self._needed(directory, recorded))
         self._note_removed(directory, before, recorded)
-        listing = Listing(directory, recorded)
         return Recorded(listing, Listing(directory, sorted(after.values(), key=_name)), before)
 
-    def is_lost(self, directory: bytes) -> bool:
-        """Whether a directory, or one that it lies in, vanished during the run."""
+    def _is_lost(self, directory: bytes) -> bool:
         while directory and self._lost:
             if directory in self._lost:
                 return True
             directory = directory.rpartition(b"/")[0]
         return False
 
-    def _lose_all(self, directory: bytes, change: DirectoryChange) -> None:
-        """The directory vanished after it was scanned: nothing below it is recorded."""
+    def _lose(self, directory: bytes, change: DirectoryChange) -> None:
+        """The directory is new, and vanished after it was scanned: nothing below it is recorded."""
         for item in change.changed:
-            self.vanished.append(join_path(directory, item.entry.name))
+            path = join_path(directory, item.entry.name)
+            self.vanished.append(path)
+            self._leads_not(path, item.entry)
 
-    def _outcome(self, directory: bytes, item: Change, outcome: Placed) -> Entry | None:
-        """The entry to record, None if it cannot be."""
-        path = join_path(directory, item.entry.name)
-        if is_alias(item.entry) and (item.entry.target in self._first_names):
-            outcome = self._redo_alias(directory, item.entry)
+    def _note(self, directory: bytes, recorded: list[Entry], after: dict[bytes, Entry]) -> None:
+        """`after` is the directory as it is with `recorded`; first names that it changes for the group part."""
+        for entry in recorded:
+            old = after.pop(entry.name, None)
+            if entry.kind:
+                after[entry.name] = entry
+            if old is not None and has_names(old) and not is_alias(old):
+                if is_alias(entry) or not _leads(entry, old):
+                    self._parted.add(join_path(directory, entry.name))
+
+    def _outcome(self, directory: bytes, scanned: Entry, outcome: Placed, old: Entry | None) -> Entry | None:
+        """What to record: the entry, a tombstone if it is gone, None if what the index has stays."""
+        path = join_path(directory, scanned.name)
+        if is_alias(scanned) and scanned.target in self._leaders:
+            outcome = self._redo_alias(directory, scanned)
         elif outcome.packed.issue == ISSUE_LARGE:
-            outcome = self._redo(directory, item.entry)
+            outcome = self._redo(directory, scanned, READ)
         entry, issue = outcome.packed
-        if entry is None:
-            self._missing(path, item.entry, issue)
-            return None
-        if item.entry.links > 1 and not is_alias(item.entry) and not _leads(entry, item.entry):
-            self._first_names[path] = b""
-        self.stored += 1
+        if entry is None or (entry.kind != scanned.kind == Kind.DIRECTORY):
+            self._leads_not(path, scanned)
+            return self._missing(directory, scanned, issue or ISSUE_VANISHED, old)
+        if not _leads(entry, scanned):
+            self._leads_not(path, scanned)
         return self._finished(path, entry, issue, outcome.chunk)
 
-    def _missing(self, path: bytes, entry: Entry, issue: str) -> None:
+    def _leads_not(self, path: bytes, scanned: Entry) -> None:
+        """Nothing can be an alias of `path`: the next name of its group takes its part."""
+        if has_names(scanned) and not is_alias(scanned):
+            self._leaders[path] = b""
+
+    def _missing(self, directory: bytes, scanned: Entry, issue: str, old: Entry | None) -> Entry | None:
+        """What to record of an entry that could not be stored.
+
+        A directory that was there before stays, and with it what is unchanged below: when the run began it
+        was there. Its absence is for the next scan to see, with whatever has taken its place.
+        """
+        path = join_path(directory, scanned.name)
         if issue == ISSUE_VANISHED:
             self.vanished.append(path)
         else:
             self.incomplete.append(Issue(path, issue))
-        if entry.kind == Kind.DIRECTORY:
+        if scanned.kind == Kind.DIRECTORY:
+            if old is not None and old.kind == Kind.DIRECTORY:
+                return None
             self._lost.add(path)
-            self.lost_subtree = True
-        elif entry.links > 1 and not is_alias(entry):
-            # Its aliases would name an entry that is not there: the next of them takes its part.
-            self._first_names[path] = b""
+        if old is None:
+            return None
+        if issue == ISSUE_VANISHED:
+            return Entry(old.name, _TOMBSTONE)
+        return self._kept(directory, scanned, old)
 
-    def _redo_alias(self, directory: bytes, entry: Entry) -> Placed:
-        first = self._first_names[entry.target]
-        if first:
-            return self._redo(directory, msgspec.structs.replace(entry, target=first))
-        outcome = self._redo(directory, msgspec.structs.replace(entry, flags=0, target=b""))
-        if outcome.packed.entry is not None and _leads(outcome.packed.entry, entry):
-            self._first_names[entry.target] = join_path(directory, entry.name)
+    def _kept(self, directory: bytes, scanned: Entry, old: Entry) -> Entry | None:
+        """What to record of a name that cannot be read: nothing, unless it is an alias of what has parted."""
+        if not is_alias(old) or old.target not in self._parted:
+            return None
+        leader = scanned.target if is_alias(scanned) and scanned.inode == old.inode else b""
+        leader = self._leaders.get(leader, leader) or self._heirs.get(old.target, b"")
+        if leader:
+            entry = msgspec.structs.replace(old, target=leader)
+        else:
+            entry = msgspec.structs.replace(self._indexed(old.target), name=old.name)
+            self._heirs[old.target] = join_path(directory, old.name)
+        outcome = self._redo(directory, entry, HEADER)
+        assert outcome.packed.entry is not None
+        return self._finished(join_path(directory, old.name), outcome.packed.entry, "", outcome.chunk)
+
+    def _indexed(self, path: bytes) -> Entry:
+        directory, _, name = path.rpartition(b"/")
+        return next(entry for entry in self._before_of(directory) if entry.name == name)
+
+    def _redo_alias(self, directory: bytes, scanned: Entry) -> Placed:
+        leader = self._leaders[scanned.target]
+        if leader:
+            return self._redo(directory, msgspec.structs.replace(scanned, target=leader), READ)
+        outcome = self._redo(directory, msgspec.structs.replace(scanned, flags=0, target=b""), READ)
+        if outcome.packed.entry is not None and _leads(outcome.packed.entry, scanned):
+            self._leaders[scanned.target] = join_path(directory, scanned.name)
         return outcome
 
     def _finished(self, path: bytes, entry: Entry, issue: str, chunk: int) -> Entry:
         """The entry with its place, and marked if it must be looked at again."""
         flags = entry.flags
+        if not issue and flags & _CHANGED:
+            # A large file that would not hold still: its content was stored before its header was.
+            issue = ISSUE_CHANGED
         if issue:
             self.incomplete.append(Issue(path, issue))
         if issue == ISSUE_CHANGED:
@@ -143,6 +203,7 @@ class Assembler:
             flags |= _UNSETTLED
         header = entry.header
         assert header is not None
+        self.stored += 1
         content = entry.content
         if content and content[0].chunk == THIS_PACK:
             content = (Extent(chunk, content[0].offset, content[0].length),)
@@ -150,15 +211,14 @@ class Assembler:
             entry, flags=flags, header=Extent(chunk, header.offset, header.length), content=content
         )
 
-    def _tombstones(self, directory: bytes, gone: list[bytes]) -> list[Entry]:
-        self.deleted += len(gone)
+    def _needed(self, directory: bytes, recorded: list[Entry]) -> list[Entry]:
+        """`recorded` in order, without tombstones where something above removes what was below it anyway."""
+        self.deleted += sum(entry.kind == _TOMBSTONE for entry in recorded)
         if directory in self._removed:
-            # A tombstone above, or an entry that is no directory now, removes what was below it.
-            return []
-        return [Entry(name, Kind.TOMBSTONE) for name in gone]
+            recorded = [entry for entry in recorded if entry.kind]
+        return sorted(recorded, key=_name)
 
     def _note_removed(self, directory: bytes, before: list[Entry], recorded: list[Entry]) -> None:
-        """Remember the directories that are none any more, so that what lay below needs no tombstones."""
         were = {entry.name for entry in before if entry.kind == Kind.DIRECTORY}
         if were and directory not in self._removed:
             were &= {entry.name for entry in recorded if entry.kind != Kind.DIRECTORY}

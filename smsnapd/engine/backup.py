@@ -21,9 +21,10 @@ from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter
+from smsnapd.errors import VolumeError
 from smsnapd.format import names
 from smsnapd.format.manifest import Issue
-from smsnapd.model import Listing
+from smsnapd.model import Listing, path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
 from smsnapd.state import State
@@ -116,9 +117,9 @@ class _Run:
         self._tree = tree
         self._clock_ns = clock_ns
         self._report = ScanReport()
-        self._changes = ChangeSet(state, reread=request.reread)
-        self._reader = PackReader(tree, state.digest_key, Owners())
         self._filesystem = find_mount(tree.root).filesystem_uuid
+        self._reader = PackReader(tree, state.digest_key, Owners())
+        self._changes = ChangeSet(state, reread=request.reread)
         self._notes: list[str] = []
 
     def close(self) -> None:
@@ -172,6 +173,8 @@ class _Run:
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
         listings = scan(self._tree, excludes, self._report)
         self._changes.compare(listings, _Unknown(self._report).covers, rechecker.settled)
+        if b"" in self._report.vanished:
+            raise VolumeError(f"scan the volume {path_text(self._tree.root)}", "its root directory is gone")
 
     def _left_out(self) -> set[tuple[int, int]]:
         """Directories that no backup may contain: the index, and the repository if it is one."""
@@ -223,17 +226,17 @@ class _Unknown:
 
     def __init__(self, report: ScanReport) -> None:
         self._report = report
+        self._seen = 0
         self._paths: set[bytes] = set()
 
     def covers(self, path: bytes) -> bool:
         """Whether nothing is known of `path`."""
         unreadable = self._report.unreadable
-        if not unreadable:
+        if self._seen < len(unreadable):
+            self._paths.update(known for known, _ in unreadable[self._seen :])
+            self._seen = len(unreadable)
+        if not self._paths:
             return False
-        if len(self._paths) != len(unreadable):
-            self._paths = {known for known, _ in unreadable}
-        while path:
-            if path in self._paths:
-                return True
+        while path and path not in self._paths:
             path = path.rpartition(b"/")[0]
-        return False
+        return path in self._paths

@@ -8,7 +8,7 @@ from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.selection import select
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import UsageError
-from smsnapd.format.chunker import cut_ranges, range_segments
+from smsnapd.format.chunker import split_segments
 from smsnapd.model import Entry, Extent, Kind, Segment, data_segments, join_path, path_text
 from smsnapd.repository import Repository
 
@@ -90,13 +90,8 @@ def _contents(tree: SnapshotTree, entry: Entry) -> Iterator[memoryview]:
 
 def _pieces(entry: Entry) -> Iterator[tuple[Extent, Sequence[Segment]]]:
     """The content extents of a file, each with the pieces of the file that it holds."""
-    segments = data_segments(entry)
-    if len(entry.content) == 1:
-        yield entry.content[0], segments
-        return
-    cuts = cut_ranges(entry.size, segments)
-    for extent, (start, end) in zip(entry.content, cuts, strict=True):
-        yield extent, range_segments(segments, start, end)
+    pieces = split_segments(data_segments(entry), (extent.length for extent in entry.content))
+    yield from zip(entry.content, pieces, strict=True)
 
 
 def _zeros(count: int) -> Iterator[memoryview]:

@@ -7,15 +7,14 @@ a hard-link group comes first, and what was only renamed.
 
 from __future__ import annotations
 
-import os
-import struct
-import tempfile
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
 
+from smsnapd.engine.spool import Spool
 from smsnapd.model import (
     CHUNK_TARGET,
     Entry,
@@ -30,10 +29,8 @@ from smsnapd.volume.tarball.read import HEADER, READ
 
 # Plain integers where millions of entries pass: arithmetic of IntFlag is Python code.
 _ALIAS: Final = int(Flag.ALIAS)
-_UNSETTLED: Final = int(Flag.UNSETTLED)
 _NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 _REGULAR: Final = int(Kind.REGULAR)
-FRAME: Final = struct.Struct("<I")
 
 
 class Change(NamedTuple):
@@ -67,28 +64,55 @@ Recheck = Callable[[bytes, Entry, Entry], Entry | None]
 """Reads an unsettled entry again: (directory, scanned, indexed) to its settled form, None if it differs."""
 
 
-class _Spool:
-    """Changes in an unnamed file, written once, read from the start by several readers at once."""
+class _GoneFiles:
+    """Regular files that are gone, by inode: a file that was renamed finds its content here.
 
-    def __init__(self, directory: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by close())
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(DirectoryChange).decode
+    They lie in a spool; memory holds 16 bytes for each.
+    """
 
-    def close(self) -> None:
-        self._file.close()
+    def __init__(self, spool: Spool[Entry]) -> None:
+        self._spool = spool
+        self._inodes = array("Q")
+        self._places = array("Q")
+        self._sorted = True
 
-    def write(self, change: DirectoryChange) -> None:
-        data = self._encode(change)
-        self._file.write(FRAME.pack(len(data)) + data)
+    def add(self, entry: Entry) -> None:
+        """Take note of one."""
+        self._inodes.append(entry.inode)
+        self._places.append(self._spool.add(entry))
+        self._sorted = False
 
-    def read(self) -> Iterator[DirectoryChange]:
-        self._file.flush()
-        descriptor, position = self._file.fileno(), 0
-        while frame := os.pread(descriptor, FRAME.size, position):
-            (length,) = FRAME.unpack(frame)
-            yield self._decode(os.pread(descriptor, length, position + FRAME.size))
-            position += FRAME.size + length
+    def find(self, inode: int) -> Entry | None:
+        """One with this inode, None if there is none."""
+        if not self._sorted:
+            order = sorted(range(len(self._inodes)), key=self._inodes.__getitem__)
+            self._inodes = array("Q", map(self._inodes.__getitem__, order))
+            self._places = array("Q", map(self._places.__getitem__, order))
+            self._sorted = True
+        row = bisect_left(self._inodes, inode)
+        found = row < len(self._inodes) and self._inodes[row] == inode
+        return self._spool.at(self._places[row]) if found else None
+
+
+class _Groups:
+    """The first name of each inode that has several."""
+
+    def __init__(self) -> None:
+        self._by_moment: dict[tuple[int, int], bytes] = {}
+        self._changed: dict[int, bytes] = {}
+
+    def first(self, path: bytes, entry: Entry, *, known: bool) -> bytes:
+        """The first name of the group of `path`; that itself if it is the first.
+
+        One that is `known` from the index alone may be in a directory that cannot be looked at: it shares
+        what has its ctime, too. All else that was scanned under one inode is one file.
+        """
+        moment = entry.inode, entry.ctime_ns
+        first = self._by_moment.get(moment) or (not known and self._changed.get(entry.inode)) or path
+        self._by_moment.setdefault(moment, first)
+        if not known:
+            self._changed.setdefault(entry.inode, first)
+        return first
 
 
 class ChangeSet:
@@ -98,13 +122,12 @@ class ChangeSet:
         """With `reread` no entry is taken as unchanged for its stat alone: all are read again."""
         self._state = state
         self._reread = reread
-        # Next to the index and not in /tmp, which may be small or memory.
-        self._spool = _Spool(state.path.parent)
-        self._settled_spool = _Spool(state.path.parent)
+        directory = state.path.parent
+        self._found = Spool(DirectoryChange, directory)
+        self._completed = Spool(DirectoryChange, directory)
+        self._gone = Spool(Entry, directory)
         self._complete = False
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode_entry = msgspec.msgpack.Decoder(Entry).decode
-        self._gone_by_inode: dict[int, bytes] = {}
+        self._gone_files = _GoneFiles(self._gone)
         self._touched: set[int] = set()
         # Unchanged by stat, and yet different: their inode must not vouch for them.
         self._differs: set[bytes] = set()
@@ -117,9 +140,10 @@ class ChangeSet:
         self.settled: dict[bytes, list[Entry]] = {}
 
     def close(self) -> None:
-        """Drop the spools."""
-        self._spool.close()
-        self._settled_spool.close()
+        """Drop the spools. May be called more than once."""
+        self._found.close()
+        self._completed.close()
+        self._gone.close()
 
     @property
     def tree(self) -> TreeCounts:
@@ -164,7 +188,7 @@ class ChangeSet:
             previous = before.pop(entry.name, None)
             if previous is None or not same_stat(entry, previous):
                 changed.append(Change(entry, previous))
-            elif self._reread or previous.flags & _UNSETTLED:
+            elif self._reread or previous.flags & _NOT_SURE:
                 fresh = recheck(directory, entry, previous)
                 if fresh is None:
                     self._differs.add(join_path(directory, entry.name))
@@ -195,10 +219,10 @@ class ChangeSet:
         for entry in gone.values():
             self._touch(entry)
             if entry.kind == Kind.REGULAR and (entry.content or is_alias(entry)):
-                self._gone_by_inode[entry.inode] = self._encode(entry)
+                self._gone_files.add(entry)
         self.changed += len(changed)
         self.deleted += len(gone)
-        self._spool.write(DirectoryChange(directory, changed, sorted(gone)))
+        self._found.add(DirectoryChange(directory, changed, sorted(gone)))
 
     def _touch(self, entry: Entry) -> None:
         if has_names(entry):
@@ -210,72 +234,67 @@ class ChangeSet:
         May be called again; the first call does the work.
         """
         if not self._complete:
-            first_names: dict[int, bytes] = {}
-            for directory, changed, gone in _merged(self._spool.read(), self._forced()):
-                changes = [self._settle(directory, change, first_names) for change in changed]
-                self._settled_spool.write(DirectoryChange(directory, changes, gone))
+            groups = _Groups()
+            for directory, changed, gone in self._with_forced():
+                changes = [self._settle(directory, change, groups) for change in changed]
+                self._completed.add(DirectoryChange(directory, changes, gone))
             self._complete = True
-        return self._settled_spool.read()
+        return iter(self._completed)
 
-    def _forced(self) -> dict[bytes, dict[bytes, Entry]]:
-        """Unchanged names of inodes whose set of names changed: they are recorded again, by directory."""
-        forced: dict[bytes, dict[bytes, Entry]] = {}
-        for inode in self._touched:
-            for path in self._state.names_of(inode):
-                directory, _, name = path.rpartition(b"/")
-                entry = self._state.entry(path)
-                if entry is not None and entry.inode == inode:
-                    forced.setdefault(directory, {})[name] = entry
-        return forced
+    def _with_forced(self) -> Iterator[DirectoryChange]:
+        """The changes, with the unchanged names of inodes whose set of names changed, in catalog order."""
+        rest = sorted(self._forced(), key=directory_key, reverse=True)
+        for change in self._found:
+            while rest and directory_key(rest[-1]) < directory_key(change.directory):
+                yield self._force(DirectoryChange(rest.pop(), [], []))
+            if rest and rest[-1] == change.directory:
+                rest.pop()
+                yield self._force(change)
+            else:
+                yield change
+        for directory in reversed(rest):
+            yield self._force(DirectoryChange(directory, [], []))
 
-    def _settle(self, directory: bytes, change: Change, first_names: dict[int, bytes]) -> Change:
+    def _forced(self) -> set[bytes]:
+        """The directories of all indexed names of inodes that were touched."""
+        return {path.rpartition(b"/")[0] for inode in self._touched for path in self._state.names_of(inode)}
+
+    def _force(self, change: DirectoryChange) -> DirectoryChange:
+        """The change of a directory, and the touched names in it that are neither changed nor gone."""
+        directory, changed, gone = change
+        present = {item.entry.name for item in changed} | set(gone)
+        extra = [
+            Change(_scanned(entry), entry)
+            for entry in self._state.listing(directory)
+            if entry.inode in self._touched and has_names(entry) and entry.name not in present
+        ]
+        together = sorted([*changed, *extra], key=lambda item: item.entry.name)
+        return DirectoryChange(directory, together, gone)
+
+    def _settle(self, directory: bytes, change: Change, groups: _Groups) -> Change:
         entry, previous, _ = change
         if has_names(entry):
             path = join_path(directory, entry.name)
-            first = first_names.setdefault(entry.inode, path)
+            first = groups.first(path, entry, known=previous is not None and same_stat(entry, previous))
             if first != path:
                 alias = msgspec.structs.replace(entry, flags=_ALIAS, target=first)
                 return Change(alias, None, READ)
         previous = self._origin(entry, previous)
         differs = join_path(directory, entry.name) in self._differs
-        if previous is not None and not differs and _same_content(entry, previous):
+        vouched = not (self._reread or differs)
+        if previous is not None and vouched and _same_content(entry, previous):
             return Change(_moved(entry, previous), previous, HEADER)
         return Change(entry, previous, READ)
 
     def _origin(self, entry: Entry, previous: Entry | None) -> Entry | None:
         """The indexed entry that may hold this entry's content: the same inode's, by whatever name."""
         if previous is None or previous.inode != entry.inode:
-            raw = self._gone_by_inode.get(entry.inode)
-            previous = self._decode_entry(raw) if raw is not None else previous
+            previous = self._gone_files.find(entry.inode) or previous
         if previous is not None and is_alias(previous):
             previous = self._state.entry(previous.target)
         if previous is None or previous.kind != entry.kind or is_alias(previous):
             return None
         return previous
-
-
-def _merged(
-    changes: Iterator[DirectoryChange], forced: dict[bytes, dict[bytes, Entry]]
-) -> Iterator[DirectoryChange]:
-    """`changes` and the forced entries, in catalog order. What is changed or gone anyway is not forced."""
-    rest = sorted(forced, key=directory_key, reverse=True)
-    for change in changes:
-        while rest and directory_key(rest[-1]) < directory_key(change.directory):
-            directory = rest.pop()
-            yield _with_forced(DirectoryChange(directory, [], []), forced[directory])
-        if rest and rest[-1] == change.directory:
-            yield _with_forced(change, forced[rest.pop()])
-        else:
-            yield change
-    for directory in reversed(rest):
-        yield _with_forced(DirectoryChange(directory, [], []), forced[directory])
-
-
-def _with_forced(change: DirectoryChange, entries: dict[bytes, Entry]) -> DirectoryChange:
-    present = {item.entry.name for item in change.changed} | set(change.gone)
-    extra = [Change(_scanned(entry), entry) for name, entry in entries.items() if name not in present]
-    changed = sorted([*change.changed, *extra], key=lambda item: item.entry.name)
-    return DirectoryChange(change.directory, changed, change.gone)
 
 
 def _scanned(entry: Entry) -> Entry:

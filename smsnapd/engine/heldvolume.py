@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from smsnapd.errors import UsageError
+from smsnapd.errors import SmsnapError, UsageError
 from smsnapd.state import State, move_state
 from smsnapd.volume.mounts import find_mount
 from smsnapd.volume.still import held_read_only
@@ -28,21 +29,33 @@ def opened_state(
     repository lies on the volume, VolumeError if it cannot be remounted.
     """
     if not read_only:
-        state = State.open(state_dir, repository_id, volume)
-        try:
+        with _state_in(state_dir, repository_id, volume) as state:
             yield state
-        finally:
-            state.close()
         return
     mount_point = find_mount(root).mount_point
     _check_not_within(mount_point, url)
     with _off_the_volume(state_dir, State.path_of(state_dir, repository_id, volume), root) as directory:
-        state = State.open(directory, repository_id, volume)
-        try:
-            with held_read_only(mount_point):
-                yield state
-        finally:
-            state.close()
+        with _state_in(directory, repository_id, volume) as state, held_read_only(mount_point):
+            yield state
+
+
+@contextmanager
+def _state_in(directory: Path, repository_id: str, volume: str) -> Iterator[State]:
+    """The index, open. One that turns out to be damaged is removed: the next run makes it anew."""
+    state = State.open(directory, repository_id, volume)
+    try:
+        yield state
+    except sqlite3.OperationalError as error:
+        raise SmsnapError(
+            f"use the local state {state.path}", str(error), "make room there, or set [state] dir to another place"
+        ) from error
+    except sqlite3.DatabaseError as error:
+        state.remove()
+        raise SmsnapError(
+            f"use the local state {state.path}", str(error), "it was removed; run this again, which scans anew"
+        ) from error
+    finally:
+        state.close()
 
 
 def _check_not_within(mount_point: bytes, url: str) -> None:

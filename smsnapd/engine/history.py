@@ -66,7 +66,12 @@ class History:
         self.volume = volume
         self.names = listed.counting
         self.fenced = listed.fenced
-        self._recorded: dict[str, Recorded] = {}
+        self._recorded: dict[ManifestName, Recorded] = {}
+        self._revoked = {
+            item.id: {head.manifest_hash for head in item.heads if head.volume == volume}
+            for item in repository.roster.revoked
+        }
+        self._believed: set[tuple[bytes, ManifestName]] = set()
 
     @classmethod
     def load(cls, repository: Repository, volume: str) -> History:
@@ -74,11 +79,40 @@ class History:
         return cls(repository, volume, list_manifests(repository, volume))
 
     def record(self, name: ManifestName) -> Recorded:
-        """One manifest, opened and verified."""
-        found = self._recorded.get(name.snapshot)
-        if found is None:
-            found = self._recorded[name.snapshot] = load_manifest(self._repository, name)
+        """One manifest, opened and verified; DamageError if it is of a revoked writer and does not count."""
+        found = self._loaded(name)
+        if found.writer_id in self._revoked:
+            self._check_counts(found)
         return found
+
+    def _loaded(self, name: ManifestName) -> Recorded:
+        found = self._recorded.get(name)
+        if found is None:
+            found = self._recorded[name] = load_manifest(self._repository, name)
+        return found
+
+    def _check_counts(self, recorded: Recorded) -> None:
+        """DamageError unless this manifest of a revoked writer is the head that the root fixed, or before it.
+
+        Reads on up to that head, once: what lies between is known to count then.
+        """
+        writer_id = recorded.writer_id
+        passed: list[Recorded] = []
+        for name in self.names[self.names.index(recorded.name) :] if self._revoked[writer_id] else ():
+            if (writer_id, name) in self._believed:
+                break
+            passed.append(self._loaded(name))
+            if len(passed) > 1:
+                check_link(passed[-2], passed[-1])
+            if passed[-1].hash in self._revoked[writer_id]:
+                break
+        else:
+            raise DamageError(
+                f"read {recorded.name.object_name()}",
+                f"its writer {writer_id.hex()} was revoked, and it is not among what counts of it",
+                "it may be forged; recovery points before it can still be restored",
+            )
+        self._believed.update((writer_id, item.name) for item in passed)
 
     @property
     def head_name(self) -> ManifestName | None:

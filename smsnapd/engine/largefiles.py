@@ -15,7 +15,7 @@ from smsnapd.engine.progress import Progress
 from smsnapd.engine.storing import PackJob, RangeJob, StoreResult
 from smsnapd.format.chunker import cut_ranges
 from smsnapd.model import CHUNK_TARGET, Entry, Extent, Flag, data_bytes, data_segments, join_path
-from smsnapd.volume.tarball.read import READ, PackReader
+from smsnapd.volume.tarball.read import ISSUE_CHANGED, ISSUE_VANISHED, READ, PackReader
 
 CUTS_PER_JOB: Final = 4
 TRIES: Final = 3
@@ -32,36 +32,44 @@ class _Attempt(NamedTuple):
 
 
 class LargeFiles:
-    """Stores the contents of large files; `stored` has their entries, complete but for the header."""
+    """Stores the contents of large files.
+
+    `stored` has their entries, complete but for the header; `refused` why others could not be read.
+    """
 
     def __init__(
-        self, reader: PackReader, table: ChunkTable, renew: Callable[[], None], progress: Progress
+        self,
+        reader: PackReader,
+        table: ChunkTable,
+        take_durable: Callable[[StoreResult], None],
+        renew: Callable[[], None],
+        progress: Progress,
     ) -> None:
         self._reader = reader
         self._table = table
+        self._take_durable = take_durable
         self._renew = renew
         self._progress = progress
         self.stored: dict[bytes, Entry] = {}
+        self.refused: dict[bytes, str] = {}
         self.stored_bytes = 0
 
     def store(self, pool: StorePool, changes: ChangeSet) -> None:
         """Store every changed file that is large; one that moves under the reader is read again."""
-        candidates = self._candidates(changes)
-        again: list[_Attempt] = []
-        self._pass(pool, candidates, again)
-        while again:
-            attempts = filter(None, (self._inspect(item.path, item.entry, item.tries + 1) for item in again))
-            again = []
-            self._pass(pool, attempts, again)
+        self._store(pool, self._candidates(changes))
 
     def store_one(self, pool: StorePool, path: bytes, entry: Entry) -> Entry | None:
-        """Store one file that turned out to be large; None if it is large no more."""
-        attempt = self._inspect(path, entry, 1)
-        while attempt is not None:
-            again: list[_Attempt] = []
-            self._pass(pool, iter([attempt]), again)
-            attempt = self._inspect(path, entry, again[0].tries + 1) if again else None
+        """Store one file that turned out to be large; None if it is large no more, or was refused."""
+        if path not in self.refused:
+            self._store(pool, self._attempts([_Attempt(path, entry, 0)]))
         return self.stored.get(path)
+
+    def _store(self, pool: StorePool, attempts: Iterator[_Attempt]) -> None:
+        while again := self._pass(pool, attempts):
+            attempts = self._attempts(again)
+
+    def _attempts(self, before: list[_Attempt]) -> Iterator[_Attempt]:
+        return filter(None, (self._inspect(item.path, item.entry, item.tries + 1) for item in before))
 
     def _candidates(self, changes: ChangeSet) -> Iterator[_Attempt]:
         for directory, changed, _ in changes.directories():
@@ -84,26 +92,38 @@ class LargeFiles:
             inspected = msgspec.structs.replace(inspected, flags=inspected.flags | Flag.CHANGED)
         return _Attempt(path, inspected, tries)
 
-    def _pass(self, pool: StorePool, attempts: Iterator[_Attempt], again: list[_Attempt]) -> None:
+    def _pass(self, pool: StorePool, attempts: Iterator[_Attempt]) -> list[_Attempt]:
+        """Read files once; those that must be read again."""
         pending: deque[tuple[_Attempt, RangeJob, bool]] = deque()
+        again: list[_Attempt] = []
         extents: list[Extent] = []
-        moved = False
+        issue = ""
         for result in pool.run(self._jobs(attempts, pending)):
             attempt, job, last = pending.popleft()
-            moved = moved or result.moved
-            self._table.settle(result.durable)
+            issue = issue or result.issue
+            self._take_durable(result)
             extents += [
                 Extent(self._table.number(piece), 0, piece.length) for piece in result.pieces if piece
             ]
             self._report(result, job)
             if last:
-                if moved:
+                if not self._conclude(attempt, tuple(extents), issue):
                     again.append(attempt)
-                else:
-                    entry = msgspec.structs.replace(attempt.entry, content=tuple(extents))
-                    self.stored[attempt.path] = entry
-                    self._progress.advance(files=1)
-                extents, moved = [], False
+                extents, issue = [], ""
+        return again
+
+    def _conclude(self, attempt: _Attempt, content: tuple[Extent, ...], issue: str) -> bool:
+        """Whether no more is to be tried with a file whose last range has been read."""
+        path, entry, tries = attempt
+        if issue and tries < TRIES:
+            return False
+        if issue in ("", ISSUE_CHANGED):
+            flags = entry.flags if issue else entry.flags & ~Flag.CHANGED
+            self.stored[path] = msgspec.structs.replace(entry, flags=int(flags), content=content)
+            self._progress.advance(files=1)
+        elif issue != ISSUE_VANISHED:
+            self.refused[path] = issue
+        return True
 
     def _jobs(
         self, attempts: Iterator[_Attempt], pending: deque[tuple[_Attempt, RangeJob, bool]]

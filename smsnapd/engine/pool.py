@@ -27,6 +27,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
+from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.errors import SmsnapError
 
 J = TypeVar("J")
@@ -196,6 +197,7 @@ class _Process:
 
 def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) -> None:
     """The life of a worker process: ends when the parent closes its end of the pipe."""
+    forbid_core_dumps()
     for other in inherited:
         other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -240,6 +242,8 @@ def _report(connection: Connection, error: BaseException) -> None:
         os._exit(1)
 
 
-def default_workers() -> int:
-    """One worker for each core that this process may use."""
+def default_workers(url: str) -> int:
+    """One worker for each core that this process may use; none if no other process can see the store at `url`."""
+    if url.startswith("memory:"):
+        return 0
     return max(1, len(os.sched_getaffinity(0)))

@@ -136,7 +136,6 @@ def whole_tree(
     indexed: Iterator[Listing],
     changes: Iterator[DirectoryChange],
     record: Callable[[DirectoryChange], Recorded],
-    is_lost: Callable[[bytes], bool],
 ) -> Iterator[tuple[Listing, Recorded | None]]:
     """Every directory of the tree as it is now, in catalog order, with what changed in it, if anything."""
     old, change = next(indexed, None), next(changes, None)
@@ -145,8 +144,7 @@ def whole_tree(
         key = directory_key(change.directory) if change is not None else None
         if change is None or (old_key is not None and key is not None and old_key < key):
             assert old is not None
-            if not is_lost(old.directory):
-                yield old, None
+            yield old, None
             old = next(indexed, None)
             continue
         recorded = record(change)

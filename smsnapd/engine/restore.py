@@ -33,7 +33,7 @@ from smsnapd.engine.writing import (
     WriteTask,
 )
 from smsnapd.errors import UsageError
-from smsnapd.format.chunker import cut_ranges, range_segments
+from smsnapd.format.chunker import split_segments
 from smsnapd.format.manifest import Issue
 from smsnapd.model import (
     Entry,
@@ -119,11 +119,10 @@ def _select(tree: SnapshotTree, paths: tuple[bytes, ...]) -> Selection:
 
 def large_writes(tree: SnapshotTree, entry: Entry) -> list[Write]:
     """The chunks of a large file and which pieces of the file each holds."""
-    segments = data_segments(entry)
-    cuts = cut_ranges(entry.size, segments)
+    pieces = split_segments(data_segments(entry), (extent.length for extent in entry.content))
     return [
-        Write(tree.chunks[extent.chunk], extent, list(range_segments(segments, start, end)))
-        for extent, (start, end) in zip(entry.content, cuts, strict=True)
+        Write(tree.chunks[extent.chunk], extent, part)
+        for extent, part in zip(entry.content, pieces, strict=True)
     ]
 
 
@@ -219,6 +218,7 @@ class _Restore:
         options = self._options(mode)
         self._progress.phase("restore", files=self._plan.files, bytes=self._plan.bytes)
         with Target(request.target, options) as target:
+            target.check_marked()
             self._make_directories(target, clean=mode not in ("fresh", "never"))
             self._write_contents(target, options, keys)
             self._progress.phase("finish")
@@ -309,7 +309,7 @@ class _Restore:
         if self._request.workers is not None:
             return self._request.workers
         # Fetching waits for the network: twice the workers keep the cores busy.
-        return default_workers() * (2 if self._settings.url.startswith("s3:") else 1)
+        return default_workers(self._settings.url) * (2 if self._settings.url.startswith("s3:") else 1)
 
     def _begin_large(self, target: Target) -> Iterator[bytes]:
         """Create the partial files of the large ones that are wanted."""

@@ -138,8 +138,6 @@ class SnapshotWriter:
             committed = commit_manifest(self._repository, lease, manifest, attachments.data())
             self._update_index(update, committed, table, used if full else None)
         self._state.journal.clear()
-        if assembler.lost_subtree:
-            self._state.forget()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
     def _storage(self, table: ChunkTable, lease: Lease, attach_bytes: int, *, inline: bool) -> Storage:
@@ -156,7 +154,9 @@ class SnapshotWriter:
             attach_limit=attach_bytes,
             store=self._repository.store,
         )
-        workers = self._request.workers if self._request.workers is not None else default_workers()
+        workers = self._request.workers
+        if workers is None:
+            workers = default_workers(self._settings.url)
         return Storage(
             task=task,
             workers=0 if inline else workers,
@@ -228,7 +228,7 @@ class SnapshotWriter:
 
         changes = self._changes.directories()
         if full:
-            return whole_tree(self._state.listings(), changes, record, assembler.is_lost)
+            return whole_tree(self._state.listings(), changes, record)
         return ((recorded.after, recorded) for recorded in map(record, changes))
 
     def _name(self, lease: Lease, head: Committed | None, full: bool) -> ManifestName:

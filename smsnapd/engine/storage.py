@@ -18,7 +18,7 @@ from smsnapd.format.chunker import plan_packs
 from smsnapd.model import BLOCK, ChunkRef, Entry, Kind, join_path
 from smsnapd.state import Journal, is_alias
 from smsnapd.store.base import Store
-from smsnapd.volume.tarball.read import HEADER, READ, PackItem, PackReader
+from smsnapd.volume.tarball.read import HEADER, ISSUE_LARGE, READ, Packed, PackItem, PackReader
 
 _REGULAR: Final = int(Kind.REGULAR)
 
@@ -58,7 +58,7 @@ class Storage:
         self._progress = progress
         self._pool: StorePool = Pool(task, workers)
         self._apart: StorePool | None = None
-        self._large = LargeFiles(reader, table, renew, progress)
+        self._large = LargeFiles(reader, table, self._take_durable, renew, progress)
         self._unjournaled: list[ChunkRef] = []
         self._pack_bytes = 0
 
@@ -85,18 +85,21 @@ class Storage:
             self._tell(pending.popleft(), result)
             yield from self._placed(result)
 
-    def redo(self, directory: bytes, entry: Entry) -> Placed:
+    def redo(self, directory: bytes, entry: Entry, mode: int) -> Placed:
         """Store one entry apart from the others, for the rare case that its first outcome is of no use."""
         if self._apart is None:
             self._apart = Pool(replace(self._task, attach_limit=0), 0)
         path = join_path(directory, entry.name)
-        item = PackItem(directory, entry)
-        if entry.kind == Kind.REGULAR and not is_alias(entry):
+        if mode == READ and entry.kind == _REGULAR and not is_alias(entry):
             stored = self._large.store_one(self._apart, path, entry)
+            if path in self._large.refused:
+                return Placed(Packed(None, self._large.refused[path]), -1)
             if stored is not None:
-                item = PackItem(directory, stored, None, HEADER)
-        (result,) = self._apart.run([PackJob([item])])
+                entry, mode = stored, HEADER
+        (result,) = self._apart.run([PackJob([PackItem(directory, entry, None, mode)])])
         (placed,) = self._placed(result)
+        if placed.packed.issue == ISSUE_LARGE:
+            return Placed(Packed(None, "unreadable: its size changes all the time"), -1)
         return placed
 
     def finish(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
@@ -64,14 +64,14 @@ class StoreResult(msgspec.Struct, array_like=True):
 
     `packed` has a row for each item of a pack, and `counts` says how many rows went into each of `pieces` (a
     pack that outgrew the buffer becomes several chunks; one without bytes is None). Of a range `pieces` has a
-    chunk for each cut; `moved` says that the large file changed under the reader. `durable` are the
-    chunks whose puts have returned since the last result.
+    chunk for each cut, unless there is an `issue`, as of `RangeRead`, that made an end before: the file is
+    read again then. `durable` are the chunks whose puts have returned since the last result.
     """
 
     packed: list[Packed] = []
     pieces: list[Piece | None] = []
     counts: list[int] = []
-    moved: bool = False
+    issue: str = ""
     durable: list[ChunkRef] = []
 
 
@@ -82,8 +82,8 @@ class StoreTask:
     root: bytes
     repository_id: bytes
     volume: str
-    chunk_names_key: bytes
-    digest_key: bytes
+    chunk_names_key: bytes = field(repr=False)
+    digest_key: bytes = field(repr=False)
     data_key: DataKey
     known: frozenset[bytes]
     level: int
@@ -157,13 +157,14 @@ class StoreWorker:
         return result
 
     def _ranges(self, job: RangeJob) -> StoreResult:
-        pieces: list[Piece | None] = []
+        result = StoreResult(pieces=[])
         for start, end in job.cuts:
             used, issue = self._reader.read_range(job.path, job.entry, start, end, self._buffer)
+            result.issue = result.issue or issue
             if issue and not (issue == ISSUE_CHANGED and job.entry.flags & Flag.CHANGED):
-                return StoreResult(pieces=pieces, moved=True)
-            pieces.append(self._keep(used))
-        return StoreResult(pieces=pieces)
+                break
+            result.pieces.append(self._keep(used))
+        return result
 
     def _keep(self, used: int) -> Piece:
         """Store the first `used` bytes of the buffer as a chunk, unless it is known."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from smsnapd.engine.fold import checked, fold
+from smsnapd.errors import DamageError
 from smsnapd.format.catalog import Order, decode_segment
 from smsnapd.format.manifest import Manifest
 from smsnapd.model import ChunkRef, Listing
@@ -44,10 +46,12 @@ class SnapshotTree:
     def _layer(self, number: int) -> Iterator[Listing]:
         manifest = self._chain[number].manifest
         fetcher = Fetcher(self._repository.store, self.volume)
+        contents = [ref.length for ref in manifest.chunks]
         order = Order(f"read the catalog of snapshot {manifest.name.snapshot}")
         for ref in manifest.catalog:
             opener = catalog_opener(self._repository, fetcher, self.volume, ref.key_id)
-            for listing in decode_segment(opener.open(ref), self._bases[number], len(manifest.chunks)):
+            segment = opener.open(ref)
+            for listing in decode_segment(segment, self._bases[number], len(contents), contents):
                 order.check(listing)
                 yield listing
 
@@ -61,14 +65,19 @@ class SnapshotTree:
         return users, groups
 
     def data_keys(self, numbers: set[int]) -> dict[bytes, bytes]:
-        """The data keys that these chunks need, opened with the identity."""
-        ids = {self.chunks[number].key_id for number in numbers}
-        return {key_id: self._repository.data_key(self.volume, key_id).secret for key_id in ids}
+        """The data keys that these chunks need, opened with the identity.
+
+        One that is missing or damaged is left out: the chunks of the others can be opened still.
+        """
+        keys: dict[bytes, bytes] = {}
+        for key_id in {self.chunks[number].key_id for number in numbers}:
+            with suppress(DamageError):  # `ChunkOpener` reports it, for each chunk that needs the key
+                keys[key_id] = self._repository.data_key(self.volume, key_id).secret
+        return keys
 
     def names_keys(self) -> tuple[bytes, ...]:
-        """The chunk-name keys of all writers: a chunk may have been stored by one before."""
-        writers = [writer.id for writer in self._repository.roster.writers]
-        return tuple(self._repository.volume_keys(self.volume, writer).chunk_names for writer in writers)
+        """As `chunk_names_keys`."""
+        return chunk_names_keys(self._repository, self.volume)
 
     def opener(self, numbers: set[int]) -> ChunkOpener:
         """Opens the chunks with these numbers."""
@@ -79,6 +88,21 @@ class SnapshotTree:
             self.data_keys(numbers),
             self.names_keys(),
         )
+
+
+def chunk_names_keys(repository: Repository, volume: str) -> tuple[bytes, ...]:
+    """The chunk-name keys of all writers: a chunk may have been stored by one before.
+
+    With the write key alone its own. A writer whose record is damaged is left out: `ChunkOpener` refuses
+    what it has stored, and gives the rest.
+    """
+    if repository.identity is None:
+        return (repository.volume_keys(volume).chunk_names,)
+    keys: list[bytes] = []
+    for writer in repository.roster.writers:
+        with suppress(DamageError):
+            keys.append(repository.volume_keys(volume, writer.id).chunk_names)
+    return tuple(keys)
 
 
 def catalog_opener(repository: Repository, fetcher: Fetcher, volume: str, writer_id: bytes) -> CatalogOpener:

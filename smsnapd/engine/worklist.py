@@ -6,11 +6,11 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from smsnapd.engine.selection import Selection
+from smsnapd.engine.spool import Spool
 from smsnapd.engine.writing import Item
 from smsnapd.model import CHUNK_TARGET, Entry, Kind, Listing, data_bytes, join_path
 from smsnapd.state import is_alias
@@ -28,10 +28,7 @@ class Worklist:
     """The entries of a restore, spooled to an unnamed file: memory holds a few bytes for each."""
 
     def __init__(self, selection: Selection) -> None:
-        self._spool = tempfile.TemporaryFile(dir=_spool_directory())  # noqa: SIM115 (closed by close())
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(Item).decode
-        self._end = 0
+        self._spool = Spool(Item, _spool_directory())
         self._directories = array("Q")
         self._links = array("Q")
         self._large = array("Q")
@@ -40,9 +37,12 @@ class Worklist:
         self.used_chunks: set[int] = set()
         self.files = 0
         self.bytes = 0
-        for listing in selection.listings():
-            self._add_listing(listing)
-        self._spool.flush()
+        try:
+            for listing in selection.listings():
+                self._add_listing(listing)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Drop the spool."""
@@ -50,7 +50,7 @@ class Worklist:
 
     def _add_listing(self, listing: Listing) -> None:
         for entry in listing.entries:
-            position = self._write(Item(join_path(listing.directory, entry.name), entry))
+            position = self._spool.add(Item(join_path(listing.directory, entry.name), entry))
             self.used_chunks.update(extent.chunk for extent in entry.content)
             if entry.kind == Kind.DIRECTORY:
                 self._directories.append(position)
@@ -66,37 +66,21 @@ class Worklist:
                 self._small.append(position)
                 self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
 
-    def _write(self, item: Item) -> int:
-        data = self._encode(item)
-        position = self._end
-        self._spool.write(len(data).to_bytes(4, "little") + data)
-        self._end += 4 + len(data)
-        return position
-
-    def _read(self, position: int) -> Item:
-        descriptor = self._spool.fileno()
-        head = os.pread(descriptor, 512, position)
-        length = int.from_bytes(head[:4], "little")
-        data = head[4 : 4 + length]
-        if len(data) < length:
-            data = os.pread(descriptor, length, position + 4)
-        return self._decode(data)
-
     def directories(self) -> Iterator[Item]:
         """Directories, each before what lies in it."""
-        return map(self._read, self._directories)
+        return map(self._spool.at, self._directories)
 
     def directories_deepest_first(self) -> Iterator[Item]:
         """Directories, each behind all below it."""
-        return map(self._read, reversed(self._directories))
+        return map(self._spool.at, reversed(self._directories))
 
     def links(self) -> Iterator[Item]:
         """Further names of inodes, each behind its first name."""
-        return map(self._read, self._links)
+        return map(self._spool.at, self._links)
 
     def large(self) -> Iterator[Item]:
         """Files that lie in more than one chunk, or in one of their own."""
-        return map(self._read, self._large)
+        return map(self._spool.at, self._large)
 
     def small_by_chunk(self) -> Iterator[tuple[int, list[Item]]]:
         """The other entries, by the chunk that has their content (NO_CHUNK: none)."""
@@ -109,7 +93,7 @@ class Worklist:
                 yield current, items
                 items = []
             current = chunk
-            items.append(self._read(self._small[index]))
+            items.append(self._spool.at(self._small[index]))
         if items:
             yield current, items
 
@@ -124,6 +108,6 @@ def is_in_pieces(entry: Entry) -> bool:
     return entry.kind == Kind.REGULAR and (len(entry.content) > 1 or data_bytes(entry) >= CHUNK_TARGET)
 
 
-def _spool_directory() -> str | None:
+def _spool_directory() -> Path:
     """A place on disk for working files: /tmp may be memory."""
-    return "/var/tmp" if os.access("/var/tmp", os.W_OK) else None
+    return Path("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())

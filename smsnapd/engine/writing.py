@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -76,8 +76,8 @@ class WriteTask:
     options: ApplyOptions
     repository_id: bytes
     volume: str
-    data_keys: dict[bytes, bytes]
-    names_keys: tuple[bytes, ...]
+    data_keys: dict[bytes, bytes] = field(repr=False)
+    names_keys: tuple[bytes, ...] = field(repr=False)
     settings: StoreSettings
     store: Store | None = None
 
@@ -111,6 +111,7 @@ class WriteWorker:
             self._fetcher, task.repository_id, task.volume, task.data_keys, task.names_keys
         )
         self._target = Target(task.target, task.options)
+        self._target.check_marked()
 
     def handle(self, job: FilesJob | LargeJob) -> WriteResult:
         """Do one job."""

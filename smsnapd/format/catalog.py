@@ -12,7 +12,7 @@ from typing import Final
 
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format.columns import MalformedError, Reader
-from smsnapd.format.rules import check_columns
+from smsnapd.format.rules import check_columns, check_places
 from smsnapd.format.segment import (
     CONTENT_LIMIT,
     ENTRY_LIMIT,
@@ -63,16 +63,21 @@ def encode_segment(listings: Sequence[Listing], rows: dict[int, int] | None = No
     return data
 
 
-def decode_segment(data: bytes, chunk_base: int = 0, chunks: int = 1 << 32) -> list[Listing]:
+def decode_segment(
+    data: bytes, chunk_base: int = 0, chunks: int = 1 << 32, contents: Sequence[int] | None = None
+) -> list[Listing]:
     """The listings of a segment, with `chunk_base` added to their chunk numbers.
 
-    `chunks` is the number of rows of the chunk table that it goes with. Raises `DamageError` for bytes
-    that are no segment or break a rule of FORMAT.md; needs at most about 1 GB for the worst of them.
+    `chunks` is the number of rows of the chunk table that it goes with, `contents` the bytes of the content
+    of each, which no extent goes beyond. Raises `DamageError` for bytes that are no segment or break a
+    rule of FORMAT.md; needs at most about 1 GB for the worst of them.
     """
     try:
         columns = parse_columns(data, chunks)
         sizes = _sizes(columns)
         check_columns(columns, sizes)
+        if contents is not None:
+            check_places(columns, contents)
         return _listings(columns, sizes, chunk_base)
     except MalformedError as error:
         raise DamageError("read a catalog segment", str(error)) from error

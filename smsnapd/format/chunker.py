@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -52,18 +51,26 @@ def cut_ranges(size: int, segments: Sequence[Segment]) -> list[tuple[int, int]]:
     return [(start, min(size, start + CHUNK_TARGET)) for start in starts]
 
 
-def range_segments(segments: Sequence[Segment], start: int, end: int) -> list[Segment]:
-    """The data of a sparse file, its rising `segments`, that lies between `start` and `end`."""
-    first = max(0, bisect_right(segments, start, key=lambda segment: segment.offset) - 1)
-    pieces: list[Segment] = []
-    for row in range(first, len(segments)):
-        offset, length = segments[row]
-        if offset >= end:
-            break
-        low, high = max(offset, start), min(offset + length, end)
-        if low < high:
-            pieces.append(Segment(low, high - low))
-    return pieces
+def split_segments(segments: Iterable[Segment], lengths: Iterable[int]) -> Iterator[list[Segment]]:
+    """Which stretches of a file each of its content extents holds, in order.
+
+    `segments`, rising, is where the file has data; the extents, of `lengths` bytes, are that data joined. How
+    they were cut need not be known. Padding at the end of the last one stands for nothing.
+    """
+    rest = iter(segments)
+    offset = left = 0
+    for length in lengths:
+        room = length
+        pieces: list[Segment] = []
+        while room:
+            if not left:
+                offset, left = next(rest, (0, 0))
+                if not left:
+                    break
+            taken = min(room, left)
+            pieces.append(Segment(offset, taken))
+            offset, left, room = offset + taken, left - taken, room - taken
+        yield pieces
 
 
 def _is_boundary(path: bytes, size: int, key: bytes) -> bool:

@@ -6,9 +6,9 @@ Whole columns are looked at, at C's speed, never entry by entry.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, compress, islice
-from operator import add, ge, lt
+from operator import add, ge, gt, lt
 from typing import Final
 
 from smsnapd.format.columns import MalformedError
@@ -33,6 +33,16 @@ def check_columns(columns: Columns, sizes: list[int]) -> None:
     if sizes and (min(sizes) < 0 or max(sizes) >= 1 << 63):
         raise MalformedError("a size is out of range")
     _check_pieces(columns, codes, sizes)
+
+
+def check_places(columns: Columns, contents: Sequence[int]) -> None:
+    """Every extent of `columns` ends within its chunk, whose content has as many bytes as `contents` says.
+
+    There must be that many chunks. Raises `MalformedError`.
+    """
+    ends = map(add, columns.offsets, columns.lengths)
+    if any(map(gt, ends, map(contents.__getitem__, columns.chunks))):
+        raise MalformedError("an extent goes beyond the end of its chunk")
 
 
 def _codes(columns: Columns) -> list[int]:

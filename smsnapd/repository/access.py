@@ -30,7 +30,7 @@ from smsnapd.format.keys import (
 )
 from smsnapd.format.keyslot import make_keyslot, open_keyslot
 from smsnapd.format.names import DataKeyName, WriterName
-from smsnapd.format.record import Keyslot, RepositoryRecord, record_hash
+from smsnapd.format.record import Keyslot, RepositoryRecord, WriterKey, record_hash
 from smsnapd.format.roster import Roster, RosterKey
 from smsnapd.store.base import Store
 
@@ -148,17 +148,25 @@ class Repository:
 
     def _first_writer(self) -> bytes:
         revoked = {item.id for item in self.roster.revoked}
-        return next(item.id for item in self.roster.writers if item.id not in revoked)
+        return next((item.id for item in self.roster.writers if item.id not in revoked), b"")
 
     @property
     def write_key(self) -> WriteKey:
-        """The write key that this process seals with."""
+        """The write key that this process seals with; WrongKeyError if nobody would believe what it signs."""
+        granted = any(item.id == self.writer_id for item in self.roster.writers)
+        if not granted or any(item.id == self.writer_id for item in self.roster.revoked):
+            raise WrongKeyError(
+                f"write to the repository {self.store.url}",
+                f"the write key at hand {'was revoked' if granted else 'was never granted'}",
+                "export one that is in force: smsnap key export-write-key FILE",
+            )
         return self.write_key_of(self.writer_id)
 
     def write_key_of(self, writer_id: bytes) -> WriteKey:
-        """A writer's key: one's own, or with the identity any writer's."""
+        """A writer's key: one's own, or with the identity any writer's; DamageError if there is none such."""
         key = self._write_keys.get(writer_id)
         if key is None:
+            self.verify_key_of(writer_id)
             if self.identity is None:
                 raise WrongKeyError(
                     f"read what writer {writer_id.hex()} wrote",
@@ -168,11 +176,13 @@ class Repository:
             key = self._write_keys[writer_id] = self._unseal_write_key(writer_id, self.identity)
         return key
 
-    def read_writer_record(self, writer_id: bytes) -> WriteKey:
-        """A writer's key out of its record, read anew; DamageError if that is not whole."""
-        if self.identity is None:
-            raise WrongKeyError(f"open the key of writer {writer_id.hex()}", "the identity is not at hand")
-        return self._unseal_write_key(writer_id, self.identity)
+    def check_writer_record(self, writer_id: bytes) -> None:
+        """Read a writer's record anew, and with the identity open it; DamageError if it is not whole."""
+        if self.identity is not None:
+            self._unseal_write_key(writer_id, self.identity)
+            return
+        name = WriterName(writer_id, None)
+        WriterKey.decode(get_required(self.store, names.writer_name(*name)), name, self.id, self.root_public)
 
     def _unseal_write_key(self, writer_id: bytes, identity: Identity) -> WriteKey:
         name = WriterName(writer_id, None)
@@ -257,9 +267,10 @@ def load_roster(store: Store, repository_id: bytes, root_public: bytes) -> Roste
 def rosters_in_order(store: Store, repository_id: bytes, root_public: bytes) -> Iterator[Roster]:
     """Every roster, oldest first; DamageError at a gap or a broken link."""
     previous = None
-    for number, info in enumerate(store.list("keys/roster/"), start=1):
+    found = (names.parse_roster_name(info.name) for info in store.list(names.ROSTERS_PREFIX))
+    for number, sequence in enumerate(filter(None, found), start=1):
         name = names.roster_name(number)
-        if info.name != name:
+        if sequence != number:
             raise DamageError("open the repository", f"the object {name} is missing")
         data = store.get(name)
         roster = Roster.decode(data, number, repository_id, root_public)
@@ -274,24 +285,38 @@ def _open_identity(store: Store, repository_id: bytes, credentials: Credentials)
         return Identity.from_recovery_key(credentials.recovery_key)
     if credentials.passphrase is None:
         raise UsageError("open the repository", "no passphrase and no key was given")
-    found = (names.parse_keyslot_name(info.name) for info in store.list("keys/slots/"))
-    slots = [slot for slot in found if slot is not None]
+    slots, error = _keyslots(store, repository_id)
     if not slots:
-        raise DamageError(
+        raise error or DamageError(
             "open the repository", "every keyslot is missing", "open it with the recovery key instead"
         )
-    error: SmsnapError | None = None
-    for name in slots:
-        slot = Keyslot.decode(store.get(names.keyslot_name(name)), name, repository_id)
+    for slot in slots:
         try:
             return open_keyslot(slot, credentials.passphrase)
         except WrongKeyError as wrong:
-            error = wrong
+            error = error or wrong
     raise WrongKeyError(
         f"open the repository {store.url}",
-        "the passphrase is wrong",
+        "the passphrase is wrong" + (", or its keyslot damaged" if isinstance(error, DamageError) else ""),
         "try again, or open it with the recovery key",
     ) from error
+
+
+def _keyslots(store: Store, repository_id: bytes) -> tuple[list[Keyslot], SmsnapError | None]:
+    """The keyslots that are whole, and what is wrong with one that is not.
+
+    Keyslots are unsigned, anybody may have put them there. So those that cost least come first: none that
+    is there to waste time and memory is tried before one that opens.
+    """
+    slots: list[Keyslot] = []
+    damage: SmsnapError | None = None
+    found = (names.parse_keyslot_name(info.name) for info in store.list(names.KEYSLOTS_PREFIX))
+    for name in filter(None, found):
+        try:
+            slots.append(Keyslot.decode(store.get(names.keyslot_name(name)), name, repository_id))
+        except DamageError as error:
+            damage = error
+    return sorted(slots, key=lambda slot: slot.memory_kib * slot.iterations), damage
 
 
 def _check_recipients(store: Store, roster: Roster, pinned: tuple[str, ...]) -> None:

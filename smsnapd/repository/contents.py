@@ -81,7 +81,7 @@ class CatalogOpener:
 
 
 class ChunkOpener:
-    """Opens chunks of one volume with data keys that were opened before.
+    """Opens chunks of one volume with data keys that were opened before, by their ids.
 
     `names_keys` are the chunk-name keys of the volume's writers: a chunk's name must be its content's hash
     under the key of the writer that stored it.
@@ -105,10 +105,15 @@ class ChunkOpener:
         """A chunk's content, every check passed."""
         name = names.chunk_name(self._volume, ref.name_hash, ref.key_id)
         context = Context(self._repository_id, self._volume, name)
+        secret = self._data_keys.get(ref.key_id)
+        if secret is None:
+            key_name = names.data_key_name(self._volume, ref.key_id)
+            raise DamageError(f"read {name}", f"its data key {key_name} is missing or damaged")
         data = self._fetcher.fetch(ref, name)
-        content = open_sealed(data, ObjectType.CHUNK, self._data_keys[ref.key_id], context)
+        content = open_sealed(data, ObjectType.CHUNK, secret, context)
         if len(content) != ref.length:
             raise DamageError(f"read {name}", f"it holds {len(content)} bytes and not {ref.length}")
         if not any(chunk_hash(key, content) == ref.name_hash for key in self._names_keys):
-            raise DamageError(f"read {name}", "its content does not have the hash in its name")
+            why = "its content does not have the hash in its name, by no writer's key that can be opened"
+            raise DamageError(f"read {name}", why)
         return content

@@ -30,6 +30,10 @@ LEASE_S: Final = 600.0
 RENEW_S: Final = 60.0
 NAME_FIELDS: Final = 6
 
+_held: Final[set[str]] = set()
+"""The holders that are leases of this process. A record that names this process and none of these is left over: a
+lease could not be taken or given back to its end, and must not lock this process out of its own chain."""
+
 
 @dataclass(frozen=True)
 class Holder:
@@ -60,13 +64,15 @@ class Holder:
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder was a process of this machine that is no more. False when it cannot be known."""
+    """Whether the holder was a process, or a lease of this one, that is no more. False if it cannot be known."""
     fields = holder.split(" ")
     if len(fields) != NAME_FIELDS or not fields[3].isdecimal():
         return False
     _, boot, pid_space, pid, started, _ = fields
     if boot != _boot_id() or pid_space != str(os.stat("/proc/self/ns/pid").st_ino):
         return False
+    if int(pid) == os.getpid() and holder not in _held:
+        return True
     return _start_time(int(pid)) != started
 
 
@@ -112,7 +118,12 @@ class Lease:
             raise _locked(volume, current)
         lease.generation = (current.generation if current else highest_generation()) + 1
         lease._version = version
-        lease._write(lease.holder)
+        _held.add(lease.holder)
+        try:
+            lease._write(lease.holder)
+        except BaseException:
+            _held.discard(lease.holder)
+            raise
         return lease
 
     def renew(self) -> None:
@@ -131,6 +142,7 @@ class Lease:
 
         it is not ours any more, or ends with this process, or by its time.
         """
+        _held.discard(self.holder)
         try:
             self._write("")
         except (LockedError, StoreError) as error:
@@ -143,10 +155,12 @@ class Lease:
         except ObjectMissingError:
             return None, None
         try:
-            return LeaseRecord.decode(data, self._volume, self._repository_id), version
+            record = LeaseRecord.decode(data, self._volume, self._repository_id)
         except DamageError:
             # It protects against accidents only; a damaged one is written anew, `check` reports it.
             return None, version
+        # No generation can follow the highest one: nobody came there by counting.
+        return (None if record.generation == names.NUMBER_MAX else record), version
 
     def _write(self, holder: str) -> None:
         name = names.lease_name(self._volume)

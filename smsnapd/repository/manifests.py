@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from smsnapd.errors import DamageError, ObjectMissingError
 from smsnapd.format import names
+from smsnapd.format.codec import parse_header
 from smsnapd.format.manifest import Manifest, decode_manifest, encode_manifest, manifest_hash
 from smsnapd.format.names import ManifestName
 from smsnapd.repository.access import Repository
@@ -22,11 +23,12 @@ class Listed:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A manifest as it lies in the repository, verified."""
+    """A manifest as it lies in the repository, verified, and the id of the writer that signed it."""
 
     name: ManifestName
     manifest: Manifest
     hash: bytes
+    writer_id: bytes
 
 
 def list_manifests(repository: Repository, volume: str) -> Listed:
@@ -48,14 +50,14 @@ def list_manifests(repository: Repository, volume: str) -> Listed:
 
 
 def load_manifest(repository: Repository, name: ManifestName) -> Recorded:
-    """Get, open and verify one manifest."""
+    """Get, open and verify one manifest. Whether its writer was revoked is for `History` to say."""
     object_name = name.object_name()
     try:
         data = repository.store.get(object_name)
     except ObjectMissingError as error:
         raise DamageError(f"read {object_name}", "the object is missing") from error
     manifest = decode_manifest(data, name, repository.id, repository.catalog_key_of, repository.verify_key_of)
-    return Recorded(name, manifest, manifest_hash(data))
+    return Recorded(name, manifest, manifest_hash(data), parse_header(data).key_id)
 
 
 def commit_manifest(repository: Repository, lease: Lease, manifest: Manifest, attachments: bytes) -> Recorded:
@@ -70,4 +72,4 @@ def commit_manifest(repository: Repository, lease: Lease, manifest: Manifest, at
     repository.store.put(name.object_name(), data)
     repository.store.barrier()
     lease.confirm()
-    return Recorded(name, manifest, manifest_hash(data))
+    return Recorded(name, manifest, manifest_hash(data), repository.writer_id)

@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+from smsnapd.errors import DamageError
 
 Buffer = bytes | bytearray | memoryview
+
+OBJECT_LIMIT: Final = 256 * 1024 * 1024
+"""Bytes that no object comes near (FORMAT.md, section 5): somebody else's is not read into memory."""
+
+
+def check_size(size: int, what: str) -> None:
+    """Raise `DamageError` ("cannot `what`…") for an object of `size` bytes that is larger than any can be."""
+    if size > OBJECT_LIMIT:
+        raise DamageError(what, f"it has {size} bytes, more than any object of a repository")
 
 
 class ObjectInfo(NamedTuple):
@@ -49,7 +60,7 @@ class Store(Protocol):
         """The URL, for messages."""
 
     def get(self, name: str) -> bytes:
-        """The whole object."""
+        """The whole object. `DamageError` if it is larger than `OBJECT_LIMIT`."""
 
     def put(self, name: str, data: Buffer) -> None:
         """Create the object, whole or not at all.

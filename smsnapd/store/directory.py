@@ -12,6 +12,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import stat
 import threading
 import time
@@ -20,12 +21,13 @@ from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
-from smsnapd.store.base import Buffer, ObjectInfo
+from smsnapd.store.base import Buffer, ObjectInfo, check_size
 from smsnapd.store.names import TEMPORARY, check_name, check_prefix, is_name
 from smsnapd.store.syncfs import sync_file_system
 
 _BULK: Final = "chunks"
 _LOCK: Final = f"{TEMPORARY}/lock"
+_is_leftover: Final = re.compile(r"[0-9a-f]{24}").fullmatch
 _LEFTOVER_AGE_S: Final = 24 * 3600
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR)
 _TRANSIENT: Final = frozenset(
@@ -44,7 +46,8 @@ _HINTS: Final = {
     errno.EIO: "the disk reports errors: look into the kernel log, and run check when it is sound",
     errno.ESTALE: "the network file system went away: mount it again and restart",
     errno.ENOENT: "the directory was removed or unmounted: bring it back and restart",
-    errno.ENOTDIR: "a file stands where a directory must be",
+    errno.ENOTDIR: "a file or a symbolic link stands where a directory must be: remove it",
+    errno.ELOOP: "a symbolic link stands where none may be: see who made it, and remove it",
     errno.EXDEV: "the whole repository must lie on one file system",
 }
 
@@ -215,10 +218,12 @@ class DirectoryStore:
             if error.errno in _ABSENT:
                 return None
             raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             os.close(descriptor)
             return None
         with open(descriptor, "rb", buffering=0) as file:
+            check_size(status.st_size, f"read {name} in {self.url}")
             return file.read()
 
     def _accept_same(self, name: str, data: memoryview, error: FileExistsError) -> None:
@@ -313,15 +318,19 @@ def _children(root: int, directory: str, prefix: str) -> list[tuple[str, int]]:
 
 
 def _remove_leftovers(root: int, before_s: float) -> None:
-    """Remove what crashed puts left in `tmp/`, if it is older than `before_s`."""
-    descriptor = os.open(TEMPORARY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    """Remove what crashed puts left in `tmp/`, if it is older than `before_s`.
+
+    Others may be able to write to the root: where they make `tmp` lead, and of names that no put makes,
+    nothing is removed.
+    """
+    descriptor = os.open(TEMPORARY, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
     try:
         with os.scandir(descriptor) as entries:
-            for entry in entries:
+            for entry in filter(lambda entry: _is_leftover(entry.name), entries):
                 # Another process may clear the same leftovers at this moment.
                 with contextlib.suppress(FileNotFoundError):
                     old = entry.stat(follow_symlinks=False).st_mtime < before_s
-                    if old and f"{TEMPORARY}/{entry.name}" != _LOCK and entry.is_file(follow_symlinks=False):
+                    if old and entry.is_file(follow_symlinks=False):
                         os.unlink(entry.name, dir_fd=descriptor)
     finally:
         os.close(descriptor)
@@ -330,7 +339,8 @@ def _remove_leftovers(root: int, before_s: float) -> None:
 @contextlib.contextmanager
 def _locked(root: int) -> Iterator[None]:
     """Hold the lock of all replacements; a descriptor of its own keeps threads apart too."""
-    descriptor = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=root)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(_LOCK, flags, 0o600, dir_fd=root)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 
 from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, UsageError
-from smsnapd.store.base import Buffer, ObjectInfo
+from smsnapd.store.base import Buffer, ObjectInfo, check_size
 from smsnapd.store.names import check_name, check_prefix
 
 _stores: dict[str, MemoryStore] = {}
@@ -39,10 +39,13 @@ class MemoryStore:
     def get(self, name: str) -> bytes:
         """The whole object."""
         check_name("read", name)
+        what = f"read {name} in {self.url}"
         try:
-            return self._objects[name]
+            content = self._objects[name]
         except KeyError as error:
-            raise ObjectMissingError(f"read {name} in {self.url}", "there is no such object") from error
+            raise ObjectMissingError(what, "there is no such object") from error
+        check_size(len(content), what)
+        return content
 
     def put(self, name: str, data: Buffer) -> None:
         """Create the object, or find it there with the same bytes."""

@@ -24,7 +24,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
-from smsnapd.store.base import Buffer, ObjectInfo, StoreSettings
+from smsnapd.store.base import Buffer, ObjectInfo, StoreSettings, check_size
 from smsnapd.store.names import check_name, check_prefix, is_name
 from smsnapd.store.retry import Backoff
 from smsnapd.store.s3_answers import Answer, meaning, one_line
@@ -177,6 +177,7 @@ class S3Store:
         with self._translating(what, "s3:GetObject"):
             response = self._client().get_object(Bucket=self._bucket, Key=key)
             with contextlib.closing(response["Body"]) as body:
+                check_size(response.get("ContentLength", 0), what)
                 content: bytes = body.read()
         if len(content) != response.get("ContentLength", len(content)):
             raise StoreError(what, "the answer was cut short", transient=True)

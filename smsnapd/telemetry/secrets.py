@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import re
 
+from smsnapd.telemetry.plain import plain_lines
+
 _SECRETS = re.compile(r"SMSNAP-(IDENTITY|WRITE-KEY)-1-[A-Z2-7-]*(?:[ \t][A-Z2-7-]{3,}\b)*")
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats as usual, then strikes out recovery keys and write keys, in tracebacks too."""
+    """Formats as usual, then strikes out keys and control characters, in tracebacks too."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The finished line or lines, without secrets."""
-        return redacted(super().format(record))
+        return plain_lines(redacted(super().format(record)))
 
 
 def redacted(text: str) -> str:

@@ -38,6 +38,7 @@ _HINTS: Final = {
     errno.EACCES: "run as root, or use consistency=live",
 }
 _EXIT_LIMIT_S: Final = 15.0
+_FOR_GUARDIAN: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 
 
 @contextlib.contextmanager
@@ -72,9 +73,12 @@ def held_read_only(path: bytes, limit_s: float = 900.0) -> Iterator[Mount]:
 def _guarded(mount: Mount, flags: int, limit_s: float, what: str) -> Iterator[None]:
     """Keep a guardian while the context lasts; then the mount is writable, or `VolumeError` says not."""
     arguments = [sys.executable, "-I", "-S", guardian.__file__, str(os.getpid())]
+    # Not the rest: a passphrase may be there.
+    environment = {name: os.environ[name] for name in _FOR_GUARDIAN if name in os.environ}
     process = subprocess.Popen(
         [*arguments, mount.mount_point, str(flags), str(limit_s)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, cwd="/", start_new_session=True,
+        env=environment,
     )  # fmt: skip
     try:
         assert process.stdin is not None and process.stdout is not None

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from smsnapd.errors import (
     ConflictError,
+    DamageError,
     ObjectExistsError,
     ObjectMissingError,
     SmsnapError,
@@ -103,6 +104,16 @@ def test_large_object(store: Store) -> None:
     assert store.get("large") == data
     store.put("large", memoryview(data))
     assert list(store.list("")) == [ObjectInfo("large", len(data))]
+
+
+def test_what_is_larger_than_any_object_is_not_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smsnapd.store.base.OBJECT_LIMIT", 5)
+    store.put("a/largest", b"12345")
+    store.put("a/larger", b"123456")
+    assert store.get("a/largest") == b"12345"
+    for read in (store.get, store.get_versioned):
+        with pytest.raises(DamageError, match="6 bytes"):
+            read("a/larger")
 
 
 def test_put_again_with_the_same_bytes_succeeds(store: Store) -> None:

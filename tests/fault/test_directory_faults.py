@@ -172,16 +172,39 @@ def test_modes(tmp_path: Path) -> None:
 
 def test_leftovers_of_a_day_are_removed(tmp_path: Path) -> None:
     store_in(tmp_path).replace("lease", b"x", None)
-    for name, age_s in (("old", 90_000), ("young", 80_000), ("lock", 90_000)):
+    old, young = "0a" * 12, "1b" * 12
+    for name, age_s in ((old, 90_000), (young, 80_000), ("lock", 90_000), ("somebody-else's", 90_000)):
         path = tmp_path / "tmp" / name
         path.write_bytes(b"half")
         os.utime(path, (1e9 - age_s, 1e9 - age_s))
     store = store_in(tmp_path, clock=lambda: 1e9)
     assert [info.name for info in store.list("")] == ["lease"]
-    assert (tmp_path / "tmp/old").exists()
+    assert (tmp_path / "tmp" / old).exists()
     store.put("a", b"x")
-    assert files_below(tmp_path) == {"a", "lease", "tmp/young", "tmp/lock"}
+    assert files_below(tmp_path) == {"a", "lease", f"tmp/{young}", "tmp/lock", "tmp/somebody-else's"}
     store.close()
+
+
+def test_where_somebody_made_tmp_lead_nothing_is_removed(tmp_path: Path) -> None:
+    victim, root = tmp_path / "victim", tmp_path / "root"
+    victim.mkdir()
+    root.mkdir()
+    for name in ("passwd", "0a" * 12):
+        (victim / name).write_bytes(b"precious")
+        os.utime(victim / name, (1, 1))
+    (root / "tmp").symlink_to(victim)
+    with pytest.raises(StoreError, match="symbolic link") as caught:
+        store_in(root).put("a", b"x")
+    assert not caught.value.transient
+    assert files_below(victim) == {"passwd", "0a" * 12}
+
+
+def test_a_lock_that_leads_elsewhere_is_not_made_there(tmp_path: Path) -> None:
+    (tmp_path / "root/tmp").mkdir(parents=True)
+    (tmp_path / "root/tmp/lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="symbolic link"):
+        store_in(tmp_path / "root").replace("lease", b"x", None)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_killed_put_leaves_no_object(tmp_path: Path) -> None:

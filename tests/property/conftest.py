@@ -23,6 +23,7 @@ def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         tempfile.TemporaryDirectory(dir=within, prefix="ext4-") as directory,
         loop_ext4(Path(directory), "volume", size="4G") as mounted,
     ):
+        Path(directory).chmod(0o755)  # for tests that are another user
         yield mounted
 
 

@@ -9,19 +9,21 @@ import hashlib
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 Observed = dict[bytes, "Seen"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_PIECE = 1 << 24
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
 
 
 @dataclass(frozen=True)
 class Seen:
-    """All that must come back of one name. `group` is the set of names of its inode; `data` where its data lies."""
+    """All that must come back of one name. `group` is the set of names of its inode; `data` where its data lies,
+    and `content` a hash of that."""
 
     kind: int
     mode: int
@@ -36,15 +38,14 @@ class Seen:
     group: tuple[bytes, ...] = ()
 
 
-def observe(root: bytes | Path, *, one_file_system: bool = True) -> Observed:
-    """Every path below `root`, and the root as `b""`. Sockets are no part of it; mounts are empty directories."""
+def observe(root: bytes | Path, leave_out: Collection[bytes] = ()) -> Observed:
+    """Every path below `root` but those to leave out, and the root as `b""`. Sockets are no part of it."""
     found: Observed = {}
     names: dict[int, list[bytes]] = defaultdict(list)
     fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        device = os.fstat(fd).st_dev if one_file_system else -1
         found[b""] = _seen(fd, b".", os.fstat(fd))
-        for path, status, seen in _below(fd, b"", device):
+        for path, status, seen in _below(fd, b"", leave_out):
             found[path] = seen
             if not stat.S_ISDIR(status.st_mode):
                 names[status.st_ino].append(path)
@@ -82,17 +83,19 @@ def data_map(fd: int, size: int) -> Iterator[tuple[int, int]]:
         yield begin, end
 
 
-def _below(fd: int, directory: bytes, device: int) -> Iterator[tuple[bytes, os.stat_result, Seen]]:
+def _below(
+    fd: int, directory: bytes, leave_out: Collection[bytes]
+) -> Iterator[tuple[bytes, os.stat_result, Seen]]:
     for name in sorted(os.fsencode(item) for item in os.listdir(fd)):
         path = directory + b"/" + name if directory else name
         status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        if stat.S_ISSOCK(status.st_mode):
+        if stat.S_ISSOCK(status.st_mode) or path in leave_out:
             continue
         yield path, status, _seen(fd, name, status)
-        if stat.S_ISDIR(status.st_mode) and device in (-1, status.st_dev):
+        if stat.S_ISDIR(status.st_mode):
             deeper = os.open(name, _DIRECTORY, dir_fd=fd)
             try:
-                yield from _below(deeper, path, device)
+                yield from _below(deeper, path, leave_out)
             finally:
                 os.close(deeper)
 
@@ -116,6 +119,9 @@ def _seen(fd: int, name: bytes, status: os.stat_result) -> Seen:
     if not stat.S_ISREG(mode):
         return seen
     with open(os.open(name, _FILE, dir_fd=fd), "rb") as file:
-        content = hashlib.file_digest(file, "blake2b").hexdigest()
         data = tuple(data_map(file.fileno(), status.st_size))
-    return replace(seen, size=status.st_size, content=content, data=data)
+        digest = hashlib.blake2b()
+        for begin, end in data:
+            for offset in range(begin, end, _PIECE):
+                digest.update(os.pread(file.fileno(), min(_PIECE, end - offset), offset))
+    return replace(seen, size=status.st_size, content=digest.hexdigest(), data=data)

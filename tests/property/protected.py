@@ -82,7 +82,7 @@ class Protected:
         `pool`: through worker processes however little there is; without `attach` nothing goes into manifests.
         """
         request.setdefault("workers", self.workers)
-        asked = BackupRequest(bytes(self.root), VOLUME, self.state_dir, **request)
+        asked = BackupRequest(bytes(self.root), VOLUME, **{"state_dir": self.state_dir, **request})
         with contextlib.ExitStack() as stack:
             if pool and self.workers:
                 stack.enter_context(mock.patch.object(snapshot_module, "INLINE_BYTES", -1))

@@ -1,6 +1,8 @@
 """Configuration: from TOML, environment and command line to a frozen Config, or one clear error."""
 
+import os
 import tomllib
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, fields
 from datetime import timedelta
 from pathlib import Path
@@ -198,7 +200,8 @@ def test_a_command_is_split_as_a_shell_would(read) -> None:
     expected = ("pass", "show", "my notebook")
     assert read(text.format("\"pass show 'my notebook'\"")).encryption.passphrase_command == expected
     assert read(text.format('["pass", "show", "my notebook"]')).encryption.passphrase_command == expected
-    assert "quotes closed" in refused(read, text.format('"pass \'show"')).why
+    error = refused(read, text.format('"pass --token=hunter2 \'show"'))
+    assert "quotes closed" in error.why and "hunter2" not in str(error)
 
 
 def test_two_sources_of_a_passphrase(read) -> None:
@@ -270,3 +273,35 @@ def test_values_of_the_environment_are_checked(read) -> None:
 )
 def test_the_state_directory(environment: dict[str, str], root: bool, expected: str) -> None:
     assert default_state_dir(environment, Path("/home/me"), root) == Path(expected)
+
+
+def of_another_user(path: Path) -> None:
+    os.chown(path, 12345, -1)
+
+
+def open_to_all(path: Path) -> None:
+    path.chmod(0o666)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("expose", [of_another_user, open_to_all])
+def test_what_another_user_left_in_the_current_directory_is_not_obeyed(
+    read, tmp_path: Path, expose: Callable[[Path], None]
+) -> None:
+    text = '[encryption]\npassphrase_command = "/tmp/evil"\n'
+    assert read(text).encryption.passphrase_command == ("/tmp/evil",)
+    expose(tmp_path / "smsnapd.toml")
+    caught = refused(read, text)
+    assert "another user" in caught.why and "--config" in caught.hint
+    named = str(tmp_path / "smsnapd.toml")
+    assert read(text, SMSNAP_CONFIG=named).encryption.passphrase_command == ("/tmp/evil",)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_with_sudo_ones_own_file_is_obeyed(read, tmp_path: Path) -> None:
+    read("")
+    of_another_user(tmp_path / "smsnapd.toml")
+    assert read("", SUDO_UID="12345").source == tmp_path / "smsnapd.toml"
+    refused(read, "", SUDO_UID="12346")

@@ -1,8 +1,9 @@
-"""The recovery script: short, alone, and able to bring back what the real engine stored, or to say why not."""
+"""The recovery script: short, alone, and brings back what the real engine stored, or says why not."""
 
 from __future__ import annotations
 
 import ast
+import copy
 import os
 import random
 import re
@@ -10,13 +11,15 @@ import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.export import export_tar
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
 from smsnapd.format import names
@@ -25,6 +28,8 @@ from smsnapd.format.manifest import Manifest
 from smsnapd.format.record import record_hash
 from smsnapd.format.roster import Head, Revocation, Roster
 from smsnapd.repository import Repository
+from smsnapd.repository.access import Credentials
+from smsnapd.repository.lease import Lease
 from smsnapd.store import StoreSettings, open_store
 
 SCRIPT = Path(__file__).parents[2] / "smsnapd" / "recover.py"
@@ -52,6 +57,12 @@ class Story:
         created = Repository.create(open_store(self.settings), PASSPHRASE)
         self.repository, self.recovery_key = created.repository, created.recovery_key
 
+    def reopen(self) -> None:
+        """Open the repository that now lies at its place."""
+        self.settings = StoreSettings(self.directory.as_uri())
+        credentials = Credentials(recovery_key=self.recovery_key)
+        self.repository = Repository.open(open_store(self.settings), credentials)
+
     @property
     def volume(self) -> Path:
         return self.place / "volume"
@@ -62,15 +73,13 @@ class Story:
 
     def commit(self, *, full: bool = False, deleted: set[str] | None = None) -> str:
         """A recovery point of what is there now; returns its id. `deleted` is what is gone since."""
-        request = BackupRequest(
-            os.fsencode(self.volume), "home", self.place / "state", full=full, workers=2
-        )
+        request = BackupRequest(os.fsencode(self.volume), "home", self.place / "state", full=full, workers=2)
         outcome = run_backup(self.repository, self.settings, request, Silent())
         assert outcome.snapshot is not None
         assert outcome.snapshot.complete
-        copy = self.place / "copies" / outcome.snapshot.id
-        subprocess.run(["cp", "-a", "--sparse=always", self.volume, copy], check=True)
-        self.moments[outcome.snapshot.id] = copy
+        kept = self.place / "copies" / outcome.snapshot.id
+        subprocess.run(["cp", "-a", "--sparse=always", self.volume, kept], check=True)
+        self.moments[outcome.snapshot.id] = kept
         self.deleted[outcome.snapshot.id] = deleted or set()
         return outcome.snapshot.id
 
@@ -180,25 +189,25 @@ def made_small(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 @pytest.fixture
-def small(made_small: Story, tmp_path: Path) -> Iterator[Story]:
+def small(made_small: Story, tmp_path: Path) -> Story:
     """A story of three recovery points that a test may spoil."""
-    saved = tmp_path / "saved"
-    shutil.copytree(made_small.directory, saved)
-    yield made_small
-    shutil.rmtree(made_small.directory)
-    shutil.copytree(saved, made_small.directory)
+    story = copy.copy(made_small)
+    story.place = tmp_path / "small"
+    shutil.copytree(made_small.directory, story.directory)
+    story.reopen()
+    return story
 
 
 Run = Callable[..., bytes]
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The script ended with another status than 0."""
 
 
 @pytest.fixture
 def recover(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Run:
-    """`recover(directory, *options, key=…, passphrase=…)`: what the script prints; Refused with its message."""
+    """`recover(directory, *options, key=…, passphrase=…)`: what the script prints, or RefusedError."""
 
     def run(directory: Path, *options: str, key: str = "", passphrase: str = "") -> bytes:
         monkeypatch.setenv("SMSNAP_RECOVERY_KEY", key)
@@ -210,13 +219,13 @@ def recover(monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[
         except SystemExit as end:
             sys.stdout.flush()
             if end.code:
-                raise Refused(end.code) from end
+                raise RefusedError(end.code) from end
         return capfdbinary.readouterr().out
 
     return run
 
 
-def refusal(error: pytest.ExceptionInfo[Refused]) -> str:
+def refusal(error: pytest.ExceptionInfo[RefusedError]) -> str:
     """The message, which must be one line."""
     message = error.value.args[0]
     assert isinstance(message, str)
@@ -228,9 +237,7 @@ def refusal(error: pytest.ExceptionInfo[Refused]) -> str:
 def extract(archive: bytes, target: Path) -> Path:
     target.mkdir()
     command = ["tar", "-xpf", "-", "--numeric-owner", "--acls", "--xattrs", "--xattrs-include=*"]
-    done = subprocess.run(
-        [*command, "--delay-directory-restore", "-C", target], input=archive, capture_output=True
-    )
+    done = subprocess.run([*command, "-C", target], input=archive, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     return target
 
@@ -243,7 +250,7 @@ def differences(before: Path, after: Path) -> str:
 # --- what it is
 
 
-def test_is_short() -> None:
+def test_is_as_short_as_the_specification_says() -> None:
     assert len(SCRIPT.read_text().splitlines()) < 400
 
 
@@ -261,7 +268,7 @@ def test_imports_nothing_of_smsnapd() -> None:
 
 def test_help_says_how_to_fetch_from_s3_and_extract(recover: Run) -> None:
     help_text = recover(Path("-h")).decode()
-    for words in ("aws s3 sync", "$SMSNAP_RECOVERY_KEY", "$SMSNAP_PASSPHRASE", "--delay-directory-restore"):
+    for words in ("aws s3 sync", "$SMSNAP_RECOVERY_KEY", "$SMSNAP_PASSPHRASE", "tar -xpf"):
         assert words in help_text
 
 
@@ -271,9 +278,17 @@ def test_help_says_how_to_fetch_from_s3_and_extract(recover: Run) -> None:
 @needs_tools
 @pytest.mark.parametrize("number", range(6))
 def test_every_recovery_point_comes_back(story: Story, recover: Run, tmp_path: Path, number: int) -> None:
-    snapshot, copy = list(story.moments.items())[number]
+    snapshot, kept = list(story.moments.items())[number]
     archive = recover(story.directory, "--snapshot", snapshot, key=story.recovery_key)
-    assert differences(copy, extract(archive, tmp_path / "out")) == ""
+    assert differences(kept, extract(archive, tmp_path / "out")) == ""
+
+
+def test_the_archive_is_that_of_export(story: Story, recover: Run) -> None:
+    history = History.load(story.repository, "home")
+    for snapshot in story.moments:
+        exported = bytearray()
+        export_tar(story.repository, history, history.find(snapshot), exported.extend, Silent())
+        assert recover(story.directory, "--snapshot", snapshot, key=story.recovery_key) == exported
 
 
 @needs_tools
@@ -293,12 +308,12 @@ def test_what_was_deleted_is_not_there(story: Story, recover: Run) -> None:
 
 @needs_tools
 def test_as_a_command_with_a_passphrase(story: Story, tmp_path: Path) -> None:
-    snapshot, copy = list(story.moments.items())[-1]
+    kept = list(story.moments.values())[-1]
     environment = {"SMSNAP_PASSPHRASE": PASSPHRASE, "PATH": os.environ["PATH"]}
     command = [sys.executable, "-I", SCRIPT, story.directory, "--volume", "home"]
     done = subprocess.run(command, env=environment, capture_output=True, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert differences(copy, extract(done.stdout, tmp_path / "out")) == ""
+    assert differences(kept, extract(done.stdout, tmp_path / "out")) == ""
 
 
 def test_passphrases_are_normalised(small: Story, recover: Run) -> None:
@@ -330,7 +345,7 @@ def test_only_the_chain_is_needed(small: Story, recover: Run) -> None:
     whole = recover(small.directory, "--snapshot", first, key=small.recovery_key)
     small.manifest_path(second_full).write_bytes(b"rubbish")
     assert recover(small.directory, "--snapshot", first, key=small.recovery_key) == whole
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         recover(small.directory, key=small.recovery_key)
 
 
@@ -364,24 +379,228 @@ def test_a_data_key_that_was_sealed_again(small: Story, recover: Run) -> None:
     assert recover(small.directory, key=small.recovery_key) == whole
 
 
-def test_the_highest_generation_counts(small: Story, recover: Run, tmp_path: Path) -> None:
+def test_the_highest_generation_counts(recover: Run, tmp_path: Path) -> None:
     """A manifest that another writer's overtook is no recovery point."""
-    other = Story(tmp_path / "other")
-    (other.volume / "file").write_text("first")
-    other.commit()
-    saved = [tmp_path / "saved repository", tmp_path / "saved state"]
-    for source, copy in zip((other.directory, other.place / "state"), saved, strict=True):
-        shutil.copytree(source, copy)
-    (other.volume / "file").write_text("fenced")
-    fenced = other.commit()
-    fenced_path = other.manifest_path(fenced)
-    fenced_bytes = fenced_path.read_bytes()
-    for target, copy in zip((other.directory, other.place / "state"), saved, strict=True):
-        shutil.rmtree(target)
-        shutil.copytree(copy, target)
-    other.repository.close()
-    request = BackupRequest(os.fsencode(other.volume), "home", other.place / "state", dry_run=False)
-    (other.volume / "file").write_text("first")
-    # TAKEN
-    del request
-    assert fenced_bytes
+    story = Story(tmp_path / "story")
+    (story.volume / "file").write_text("first")
+    story.commit()
+    parts = {story.directory: tmp_path / "repository", story.place / "state": tmp_path / "state"}
+    for part, saved in parts.items():
+        shutil.copytree(part, saved)
+    (story.volume / "file").write_text("fenced")
+    fenced = story.manifest_path(story.commit())
+    fenced_bytes = fenced.read_bytes()
+    for part, saved in parts.items():
+        shutil.rmtree(part)
+        shutil.copytree(saved, part)
+    story.reopen()
+    Lease.take(story.repository.store, story.repository.id, "home", highest_generation=lambda: 7).release()
+    (story.volume / "file").write_text("the winner")
+    winner = story.commit()
+    fenced.write_bytes(fenced_bytes)
+    listed = recover(story.directory, "--list", key=story.recovery_key).decode().splitlines()
+    assert [line.split()[0] for line in listed] == [*list(story.moments)[:1], winner]
+    archive = recover(story.directory, key=story.recovery_key)
+    assert b"the winner" in archive
+    assert b"fenced" not in archive
+
+
+# --- what it refuses
+
+
+@pytest.fixture
+def reads(recover: Run) -> Callable[..., list[str]]:
+    """`reads(story, *options)`: the names of the objects that the script opens, none twice."""
+    within = ""
+    found: dict[str, None] = {}
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and within and str(arguments[0]).startswith(within):
+            found[str(arguments[0]).removeprefix(within)] = None
+
+    def run(story: Story, *options: str) -> list[str]:
+        nonlocal within
+        found.clear()
+        within = f"{story.directory}/"
+        recover(story.directory, *options, key=story.recovery_key)
+        within = ""  # a hook cannot be removed
+        return list(found)
+
+    sys.addaudithook(note)
+    return run
+
+
+def test_a_flipped_byte_in_any_object_is_refused(
+    small: Story, recover: Run, reads: Callable[..., list[str]]
+) -> None:
+    snapshot = list(small.moments)[1]
+    options = ("--snapshot", snapshot)
+    read = reads(small, *options)
+    kinds = {re.sub("[0-9a-f]{16,}|[0-9]{10}", "#", name).split("-")[0] for name in read}
+    assert kinds >= {"repository", "keys/roster/#", "keys/writers/#", "volumes/home/keys/#"}
+    assert {name.split("/")[2] for name in read if name.startswith("volumes/")} == {
+        "keys",
+        "manifests",
+        "chunks",
+    }
+    for name in read:
+        path = small.directory / name
+        data = path.read_bytes()
+        for position in {*range(0, len(data), -(-len(data) // 12)), len(data) - 1}:
+            spoilt = bytearray(data)
+            spoilt[position] ^= 1 << position % 8
+            path.write_bytes(spoilt)
+            with pytest.raises(RefusedError) as error:
+                recover(small.directory, *options, key=small.recovery_key)
+            refusal(error)
+        path.write_bytes(data[:-1])
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, *options, key=small.recovery_key)
+        path.write_bytes(data + b"\n")
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, *options, key=small.recovery_key)
+        path.unlink()
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, *options, key=small.recovery_key)
+        refusal(error)
+        path.write_bytes(data)
+    recover(small.directory, *options, key=small.recovery_key)
+
+
+def test_a_flipped_byte_in_catalogs_and_chunks_of_their_own(
+    story: Story, recover: Run, reads: Callable[..., list[str]]
+) -> None:
+    snapshot = next(iter(story.moments))
+    read = reads(story, "--snapshot", snapshot)
+    chosen = [next(name for name in read if f"/{kind}/" in name) for kind in ("catalogs", "chunks")]
+    for name in chosen:
+        path = story.directory / name
+        data = path.read_bytes()
+        path.write_bytes(bytes([*data[:100], data[100] ^ 1]) + data[101:])
+        with pytest.raises(RefusedError) as error:
+            recover(story.directory, "--snapshot", snapshot, key=story.recovery_key)
+        path.write_bytes(data)
+        assert name in refusal(error)
+
+
+def test_a_flipped_byte_in_a_keyslot_is_refused(small: Story, recover: Run) -> None:
+    (path,) = (small.directory / "keys" / "slots").iterdir()
+    data = path.read_bytes()
+    for position in range(0, len(data), len(data) // 12):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, passphrase=PASSPHRASE)
+        assert "passphrase" not in refusal(error)
+
+
+def test_a_wrong_passphrase_in_one_line_and_a_status(small: Story) -> None:
+    environment = {"SMSNAP_PASSPHRASE": "guess", "PATH": os.environ["PATH"]}
+    done = subprocess.run([sys.executable, SCRIPT, small.directory], env=environment, capture_output=True)
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") == 1
+    assert b"the passphrase is wrong" in done.stderr
+
+
+def test_a_wrong_recovery_key(small: Story, recover: Run) -> None:
+    with pytest.raises(RefusedError) as error:
+        recover(small.directory, key=Identity.generate().recovery_key())
+    assert "another repository" in refusal(error)
+    mistyped = (
+        small.recovery_key[:-9] + ("A" if small.recovery_key[-9] != "A" else "B") + small.recovery_key[-8:]
+    )
+    with pytest.raises(RefusedError) as error:
+        recover(small.directory, key=mistyped)
+    assert "mistyped" in refusal(error)
+
+
+def test_a_snapshot_that_is_not_there(small: Story, recover: Run) -> None:
+    for wanted in ("f" * 16, "latest or so", "("):
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, "--snapshot", wanted, key=small.recovery_key)
+        assert wanted in refusal(error)
+    with pytest.raises(RefusedError) as error:
+        recover(small.directory, "--volume", "hom.", key=small.recovery_key)
+    refusal(error)
+
+
+def test_a_manifest_under_another_name_is_refused(small: Story, recover: Run) -> None:
+    """Neither an old manifest as the newest, nor one of a lower generation as the winner."""
+    path = small.manifest_path(next(iter(small.moments)))
+    sequence, _, rest = path.name.split("-", 2)
+    for name in (f"{4:010}-{9:010}-{rest}", f"{sequence}-{9:010}-{rest}"):
+        shutil.copy(path, path.with_name(name))
+        wanted = "latest" if name.startswith(f"{4:010}") else path.name.rpartition("-")[2]
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, "--snapshot", wanted, key=small.recovery_key)
+        refusal(error)
+        path.with_name(name).unlink()
+
+
+def test_a_missing_manifest_is_noticed(story: Story, recover: Run) -> None:
+    path = story.manifest_path(list(story.moments)[2])
+    data = path.read_bytes()
+    path.unlink()
+    try:
+        with pytest.raises(RefusedError) as error:
+            recover(story.directory, "--snapshot", list(story.moments)[3], key=story.recovery_key)
+        assert "missing" in refusal(error)
+        recover(story.directory, "--snapshot", list(story.moments)[1], key=story.recovery_key)
+        with pytest.raises(RefusedError):
+            recover(story.directory, "--list", key=story.recovery_key)
+    finally:
+        path.write_bytes(data)
+
+
+def test_the_list_shows_damage_and_goes_on(
+    small: Story, recover: Run, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    damaged = list(small.moments)[1]
+    small.manifest_path(damaged).write_bytes(b"SMSN")
+    with pytest.raises(RefusedError):
+        recover(small.directory, "--list", key=small.recovery_key)
+    lines = capfdbinary.readouterr().out.decode().splitlines()
+    assert [line.split()[0] for line in lines] == list(small.moments)
+    assert ["DAMAGED" in line for line in lines] == [False, True, False]
+
+
+def test_rosters_hold_together(small: Story, recover: Run) -> None:
+    first = small.directory / names.roster_name(1)
+    second, identity = small.directory / names.roster_name(2), small.repository.identity
+    assert identity is not None
+    roster = small.repository.roster
+    for previous in (record_hash(first.read_bytes()), bytes(32)):
+        made = Roster(small.repository.id, 2, previous, roster.recipients, roster.writers)
+        second.write_bytes(made.encode(identity.root_private))
+        if previous != bytes(32):
+            recover(small.directory, key=small.recovery_key)
+            continue
+        with pytest.raises(RefusedError) as error:
+            recover(small.directory, key=small.recovery_key)
+        refusal(error)
+    forged = Roster(
+        small.repository.id, 2, record_hash(first.read_bytes()), roster.recipients, roster.writers
+    )
+    second.write_bytes(forged.encode(Identity.generate().root_private))
+    with pytest.raises(RefusedError) as error:
+        recover(small.directory, key=small.recovery_key)
+    refusal(error)
+
+
+def test_a_revoked_writer_is_believed_up_to_its_head(small: Story, recover: Run) -> None:
+    first, second, third = small.moments
+    identity, roster = small.repository.identity, small.repository.roster
+    assert identity is not None
+    previous = record_hash((small.directory / names.roster_name(1)).read_bytes())
+    head = blake3(small.manifest_path(second).read_bytes()).digest()
+    revoked = Revocation(small.repository.writer_id, (Head("home", head),))
+    made = Roster(small.repository.id, 2, previous, roster.recipients, roster.writers, (revoked,))
+    before = {
+        name: recover(small.directory, "--snapshot", name, key=small.recovery_key) for name in (first, second)
+    }
+    (small.directory / names.roster_name(2)).write_bytes(made.encode(identity.root_private))
+    for snapshot, archive in before.items():
+        assert recover(small.directory, "--snapshot", snapshot, key=small.recovery_key) == archive
+    with pytest.raises(RefusedError) as error:
+        recover(small.directory, "--snapshot", third, key=small.recovery_key)
+    assert "revoked" in refusal(error)

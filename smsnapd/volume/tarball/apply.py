@@ -32,6 +32,7 @@ from smsnapd.volume.tarball.large import (
     partial_name,
     write_at,
 )
+from smsnapd.volume.tarball.marker import check_marked
 from smsnapd.volume.tarball.nodes import DEVICES, TYPES, Nodes, device_of
 from smsnapd.volume.tarball.ownership import Notes, disinherit
 from smsnapd.volume.tarball.placement import ApplyOptions, Overwrite, Placement
@@ -194,6 +195,10 @@ class Target:
         For resuming, before any process writes there. What cannot be removed is in nobody's way.
         """
         return self._directories.clean_partials(directory)
+
+    def check_marked(self) -> None:
+        """Raise `TargetError` unless this is the directory that `marker.begin_restore` has marked."""
+        check_marked(self._place.descent.root_fd, self._root)
 
     def sync(self) -> None:
         """Return when everything applied so far, by any process, is durable (syncfs(2))."""

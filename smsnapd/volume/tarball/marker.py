@@ -79,6 +79,20 @@ def finish_restore(root: bytes) -> None:
         raise _unusable(root, error) from error
 
 
+def check_marked(root_fd: int, root: bytes) -> None:
+    """Raise `TargetError` unless the directory that is open is the one that `begin_restore` has marked.
+
+    Who may write to what it lies in can put another directory, or a link, in its place meanwhile.
+    """
+    try:
+        ours = os.stat(MARKER, dir_fd=root_fd, follow_symlinks=False).st_uid == os.geteuid()
+    except FileNotFoundError:
+        ours = False
+    if not ours:
+        why = "somebody has put another directory in its place"
+        raise TargetError(f"restore to {path_text(root)}", why, "choose a target that nobody else can move")
+
+
 def _open_root(root: bytes) -> int:
     with contextlib.suppress(FileExistsError):
         os.makedirs(root, 0o700)
@@ -135,6 +149,12 @@ def _resume(found: Mark, root: bytes, asked: Mark) -> str:
 def _read(root_fd: int, root: bytes) -> Mark:
     fd = os.open(MARKER, _READ, dir_fd=root_fd)
     try:
+        if os.fstat(fd).st_uid != os.geteuid():
+            raise TargetError(
+                f"go on with the restore to {path_text(root)}",
+                f"its mark {path_text(MARKER)} was made by another user",
+                "go on as that user, or remove it and say with --overwrite what may happen to files there",
+            )
         return msgspec.json.decode(os.read(fd, _LIMIT), type=Mark)
     except msgspec.MsgspecError as error:
         raise TargetError(

@@ -114,8 +114,8 @@ class PackReader:
         """Store items from the start of `buffer`, in their order: bytes used, and what became of each.
 
         The list is shorter than `items` if the buffer was full before: give the rest to another call. What is
-        wrong with one name is its issue. Raises `VolumeError` if the buffer is too small for one item alone:
-        `CHUNK_TARGET` and 4 MiB are always enough.
+        wrong with one name is its issue; one is that it alone needs more than the whole buffer, which of
+        16 MiB takes megabytes of attributes.
         """
         used = 0
         results: list[Packed] = []
@@ -123,11 +123,11 @@ class PackReader:
             for item in items:
                 try:
                     used, packed = self._store(item, view, used)
-                except _BufferFullError as error:
-                    if not results:
-                        path = os.fsdecode(join_path(item.directory, item.entry.name))
-                        raise VolumeError(f"store {path}", f"it needs more than {len(view)} bytes") from error
-                    break
+                except _BufferFullError:
+                    if results:
+                        break
+                    # A user could make such a file, and nobody's backup shall end with it.
+                    packed = Packed(None, f"unreadable: it needs more than {len(view)} bytes")
                 results.append(packed)
         return used, results
 

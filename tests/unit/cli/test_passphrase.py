@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.cli.passphrase import ask, find_passphrase
+from smsnapd.cli.passphrase import ask, find_passphrase, is_recovery_key, read_write_key
 from smsnapd.config import EncryptionConfig
 from smsnapd.errors import SmsnapError, UsageError
 
@@ -77,6 +77,34 @@ def test_a_file_that_others_can_read_is_warned_of(file: Path, caplog: pytest.Log
     find_passphrase(False, EncryptionConfig(passphrase_file=file), {})
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert str(file) in caplog.text and "chmod 600" in caplog.text and "of the file" not in caplog.text
+
+
+def test_a_write_key_file_that_others_can_read_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "write-key"
+    path.write_text("SMSNAP-WRITE-KEY-1-ABC\n")
+    path.chmod(0o600)
+    assert read_write_key(path) == "SMSNAP-WRITE-KEY-1-ABC"
+    assert not caplog.records
+    path.chmod(0o644)
+    read_write_key(path)
+    assert "chmod 600" in caplog.text and "ABC" not in caplog.text
+    path.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match="no write key file"):
+        read_write_key(path)
+    with pytest.raises(UsageError, match="No such file"):
+        read_write_key(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["SMSNAP-IDENTITY-1-ABC", " smsnap-identity-1-abc", "SMSNAP IDENTITY1abc"])
+def test_a_recovery_key_is_known_however_it_is_typed(text: str) -> None:
+    assert is_recovery_key(text)
+
+
+@pytest.mark.parametrize("text", ["", "correct horse", "SMSNAP-WRITE-KEY-1-ABC"])
+def test_a_passphrase_is_no_recovery_key(text: str) -> None:
+    assert not is_recovery_key(text)
 
 
 class Terminal(io.StringIO):

@@ -213,6 +213,13 @@ def test_chunk_numbers_are_moved_up_and_bounded() -> None:
         decode_segment(encode_segment(tree), 100, 6)
 
 
+def test_an_extent_ends_within_its_chunk() -> None:
+    tree = [Listing(b"", [file(header=Extent(1, 512, 512), content=())])]
+    assert decode_segment(encode_segment(tree), 0, 2, [512, 1024]) == tree
+    with pytest.raises(DamageError, match="beyond the end of its chunk"):
+        decode_segment(encode_segment(tree), 0, 2, [2048, 512])
+
+
 def test_chunks_get_rows_in_order_of_first_use() -> None:
     rows = {7: 0}
     members = [

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smsnapd.format import chunker
-from smsnapd.format.chunker import PACK_MAXIMUM, PACK_MINIMUM, cut_ranges, plan_packs, range_segments
+from smsnapd.format.chunker import PACK_MAXIMUM, PACK_MINIMUM, cut_ranges, plan_packs, split_segments
 from smsnapd.model import CHUNK_TARGET, Segment
 
 KEY = bytes(range(32))
@@ -138,7 +138,7 @@ def test_ranges_hold_all_data_and_none_is_all_hole(rows: list[tuple[int, int]], 
     ranges = cut_ranges(size, segments)
     assert ranges == sorted(set(ranges))
     assert all(start % CHUNK_TARGET == 0 and end == min(size, start + CHUNK_TARGET) for start, end in ranges)
-    pieces = [range_segments(segments, start, end) for start, end in ranges]
+    pieces = list(split_segments(segments, [data_between(segments, start, end) for start, end in ranges]))
     assert all(pieces)
     assert all(
         start <= piece.offset and sum(piece) <= end
@@ -159,9 +159,16 @@ def joined(pieces: list[Segment]) -> list[Segment]:
     return out
 
 
-def test_range_segments_of_a_hole_are_none() -> None:
-    segments = [Segment(0, 512), Segment(8192, 512)]
-    assert range_segments(segments, 512, 8192) == []
-    assert range_segments(segments, 9000, 99_999) == []
-    assert range_segments([], 0, 100) == []
-    assert range_segments(segments, 100, 8200) == [Segment(100, 412), Segment(8192, 8)]
+def data_between(segments: list[Segment], start: int, end: int) -> int:
+    return sum(max(0, min(end, sum(segment)) - max(start, segment.offset)) for segment in segments)
+
+
+def test_extents_of_any_length_hold_the_data_in_order_and_padding_is_none_of_it() -> None:
+    segments = [Segment(0, 1024), Segment(8192, 1300)]
+    assert list(split_segments(segments, [512, 1024, 1024])) == [
+        [Segment(0, 512)],
+        [Segment(512, 512), Segment(8192, 512)],
+        [Segment(8704, 788)],
+    ]
+    assert list(split_segments(segments, [2560])) == [segments]
+    assert list(split_segments([], [])) == []

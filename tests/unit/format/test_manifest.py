@@ -208,6 +208,7 @@ def test_every_flipped_byte_is_refused() -> None:
 @pytest.mark.parametrize(
     "broken",
     [b"", DATA[:63], DATA[:64], DATA[:4096], DATA[:-1], DATA + b"\0", DATA[:-4608], DATA + ATTACHED[1]],
+    ids=lambda broken: f"{len(broken)} bytes",  # the bytes themselves are others in every process
 )
 def test_other_lengths_are_refused(broken: bytes) -> None:
     with pytest.raises(DamageError):

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from smsnapd.errors import TargetError
+from smsnapd.volume.tarball.apply import ApplyOptions, Target
 from smsnapd.volume.tarball.marker import MARKER, PARTIAL, begin_restore, finish_restore
 from tests.unit.volume.apply_cases import as_user, mounted, names
 
@@ -42,6 +43,27 @@ def test_an_empty_target_is_fresh_lost_and_found_and_leftovers_aside(place: byte
     Path(os.fsdecode(place + b"/" + PARTIAL + b"marker")).touch()
     assert begin_restore(place, "aa11", overwrite="always") == "fresh"
     assert names(place) == {b"lost+found", MARKER}
+
+
+@root_only
+def test_a_mark_that_another_user_made_is_not_believed(place: bytes) -> None:
+    assert begin_restore(place, "aa11") == "fresh"
+    os.chown(place + b"/" + MARKER, 1234, 1234)
+    for overwrite in ("", "always"):
+        with pytest.raises(TargetError, match="made by another user"):
+            begin_restore(place, "aa11", overwrite=overwrite)
+
+
+def test_a_target_that_was_exchanged_behind_the_mark_is_not_written_to(place: bytes) -> None:
+    root, other = place + b"/root", place + b"/other"
+    os.mkdir(other)
+    options = ApplyOptions(overwrite=begin_restore(root, "aa11"))  # type: ignore[arg-type]
+    with Target(root, options) as target:
+        target.check_marked()
+    os.rename(root, root + b"-moved")
+    os.symlink(other, root)
+    with Target(root, options) as target, pytest.raises(TargetError, match="another directory in its place"):
+        target.check_marked()
 
 
 def test_a_target_with_something_in_it_needs_a_word(place: bytes) -> None:

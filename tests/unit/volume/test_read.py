@@ -494,8 +494,20 @@ def test_a_full_buffer_leaves_the_rest_for_another_call(tmp_path: Path) -> None:
             items = items[len(results) :]
         assert joined + bytes(1024) == whole
         assert counts == [2, 2, 2, 2, 2, 1]
-        with pytest.raises(VolumeError, match="more than 4000 bytes"):
-            reader.read_pack([item_of(tree, b"f1")], bytearray(4000))
+
+
+def test_what_no_buffer_can_hold_is_named_and_the_others_are_stored(tmp_path: Path) -> None:
+    for name, size in ((b"f1", 100), (b"f2", 3000), (b"f3", 100)):
+        (tmp_path / os.fsdecode(name)).write_bytes(bytes(size))
+    with Tree(os.fsencode(tmp_path)) as tree:
+        rest = [item_of(tree, name) for name in (b"f1", b"f2", b"f3")]
+        results: list[Packed] = []
+        while rest:
+            _, packed = reader_of(tree).read_pack(rest, bytearray(4000))
+            results += packed
+            rest = rest[len(packed) :]
+    assert [packed.entry is not None for packed in results] == [True, False, True]
+    assert results[1].issue == "unreadable: it needs more than 4000 bytes"
 
 
 def test_a_complete_entry_needs_no_file(tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.stdout.close()
 
 
+def test_the_guardian_is_told_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SMSNAP_PASSPHRASE", "correct horse")
+    with loop_ext4(tmp_path, "volume") as point, held_read_only(os.fsencode(point)):
+        (children,) = Path("/proc/self/task").glob(f"{os.getpid()}/children")
+        told = [Path(f"/proc/{child}/environ").read_bytes() for child in children.read_text().split()]
+    assert told and not any(b"correct horse" in environment for environment in told)
+
+
 def test_nothing_can_be_written_inside_and_options_stay(tmp_path: Path) -> None:
     with loop_ext4(tmp_path, "volume", "loop,nosuid,noexec,noatime,lazytime") as point:
         before = find_mount(os.fsencode(point))

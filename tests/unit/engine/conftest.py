@@ -1,0 +1,42 @@
+"""A volume, and a repository in this process's memory."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from smsnapd.format.keyslot import Argon2Cost, make_keyslot
+from smsnapd.store import StoreSettings
+from tests.property.protected import Protected
+
+
+@pytest.fixture(autouse=True)
+def _cheap_keyslots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes a passphrase dear to guess would make every test slow."""
+
+    def cheap(*args: object) -> object:
+        return make_keyslot(*args, cost=Argon2Cost(8, 1, 1))  # type: ignore[arg-type]
+
+    monkeypatch.setattr("smsnapd.repository.access.make_keyslot", cheap)
+
+
+@pytest.fixture
+def protect(tmp_path: Path) -> Callable[..., Protected]:
+    """`protect(url)`: the volume `tmp_path/volume` and its repository, by default one in memory."""
+
+    def make(url: str = "") -> Protected:
+        root = tmp_path / "volume"
+        root.mkdir(exist_ok=True)
+        settings = StoreSettings(url or f"memory://{uuid.uuid4().hex}")
+        return Protected.create(root, tmp_path / "state", settings)
+
+    return make
+
+
+@pytest.fixture
+def protected(protect: Callable[..., Protected]) -> Protected:
+    """The volume `tmp_path/volume` and a repository in memory."""
+    return protect()
