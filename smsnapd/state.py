@@ -30,6 +30,7 @@ FRAME: Final = struct.Struct("<I")
 CHECK_BYTES: Final = 8
 SUFFIXES: Final = ("", "-wal", "-shm", ".journal")
 ROWS_AT_ONCE: Final = 512
+LOCK_TIMEOUT_S: Final = 10.0
 SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE directory(key BLOB PRIMARY KEY, path BLOB NOT NULL, entries BLOB NOT NULL) WITHOUT ROWID;
@@ -79,18 +80,27 @@ class State:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                state = cls(path)
-                state._prepare()
-            except sqlite3.DatabaseError:
+                return cls._prepared(path)
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    raise
                 _remove(path)
-                state = cls(path)
-                state._prepare()
+                return cls._prepared(path)
         except (OSError, sqlite3.Error) as error:
             raise SmsnapError(
                 f"open the local state {path}",
                 str(error),
                 "set [state] dir to a directory that you may write to",
             ) from error
+
+    @classmethod
+    def _prepared(cls, path: Path) -> State:
+        state = cls(path)
+        try:
+            state._prepare()
+        except BaseException:
+            state.close()
+            raise
         return state
 
     def close(self) -> None:
@@ -348,10 +358,19 @@ def _signed(inode: int) -> int:
 def _connect(path: Path) -> sqlite3.Connection:
     # Made here, for its mode, which SQLite then gives to its other files; and where no link leads elsewhere.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=LOCK_TIMEOUT_S)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        connection.close()
+        raise
     return connection
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is not what it should be; else it is locked, full or out of reach, and is not to blame."""
+    return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
 
 
 def move_state(path: Path, directory: Path) -> None:

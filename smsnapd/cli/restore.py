@@ -109,6 +109,7 @@ def _request(
         delete=delete,
         users=tuple(user_pair(text) for text in users),
         dry_run=dry_run,
+        keep=(os.fsencode(session.state_dir),),
         workers=None,
     )
 

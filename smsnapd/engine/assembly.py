@@ -226,7 +226,7 @@ class Assembler:
 
 
 def _leads(entry: Entry, scanned: Entry) -> bool:
-    """Whether further names may be recorded as aliases of `entry`: it is still of the inode they were seen with."""
+    """Whether further names may be aliases of `entry`: it is still of the inode that they were seen with."""
     return entry.inode == scanned.inode and entry.links > 1
 
 

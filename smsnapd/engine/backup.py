@@ -16,12 +16,12 @@ from urllib.parse import unquote, urlsplit
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.index import bring_up, rolled_back
+from smsnapd.engine.index import Parent, begin_anew, bring_up, rolled_back
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter
-from smsnapd.errors import VolumeError
+from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.manifest import Issue
 from smsnapd.model import Listing, path_text
@@ -40,7 +40,10 @@ __all__ = ["BackupOutcome", "BackupRequest", "run_backup"]
 
 @dataclass(frozen=True)
 class BackupOutcome:
-    """What a run did. `snapshot` is None if nothing had changed, or on a dry run."""
+    """What a run did. `snapshot` is None if nothing had changed, or on a dry run.
+
+    `new_bytes` are stored, sealed ones; of a dry run those that it would read, and store at most.
+    """
 
     snapshot: SnapshotSummary | None
     changed: int
@@ -90,10 +93,13 @@ def run_backup(
 
 def _take_lease(repository: Repository, volume: str) -> Lease:
     def highest() -> int:
-        listed = History.load(repository, volume)
-        return max((name.generation for name in (*listed.names, *listed.fenced)), default=0)
+        return _highest_generation(History.load(repository, volume))
 
     return Lease.take(repository.store, repository.id, volume, highest_generation=highest)
+
+
+def _highest_generation(history: History) -> int:
+    return max((name.generation for name in (*history.names, *history.fenced)), default=0)
 
 
 class _Run:
@@ -129,11 +135,13 @@ class _Run:
     def go(self, lease: Lease | None) -> BackupOutcome:
         """Do it. Without a lease nothing is written (a dry run)."""
         history = History.load(self._repository, self._request.volume)
+        if lease is not None:
+            lease.rise_above(_highest_generation(history))
         if rolled_back(history, self._state):
             self._note(
                 "recovery points that were made from here are no longer in the repository: run `smsnap check`"
             )
-        head = bring_up(self._repository, history, self._state, self._tree.root, self._filesystem)
+        head = self._head(history)
         started_ns = self._clock_ns()
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
@@ -162,6 +170,19 @@ class _Run:
             written.incomplete,
         )
 
+    def _head(self, history: History) -> Parent | None:
+        """The newest commit; the index mirrors it, or is empty if it is damaged and a full was asked for."""
+        try:
+            return bring_up(self._repository, history, self._state, self._tree.root, self._filesystem)
+        except DamageError as error:
+            if not self._request.full:
+                hint = "recovery points from here on need a new full: smsnap backup --full"
+                raise DamageError(error.what, error.why, hint) from error
+            self._note(
+                f"what the volume was backed up to before cannot be read ({error.why}): all is read again"
+            )
+            return begin_anew(self._repository, history, self._state)
+
     def _note(self, text: str) -> None:
         self._notes.append(text)
         self._progress.note(text)
@@ -189,7 +210,8 @@ class _Run:
         """There is nothing to commit, or nothing may be written."""
         if write:
             self._keep_settled()
-        return self._outcome(None, self._changes.changed, self._changes.deleted, 0, unreadable)
+        new_bytes = 0 if write else self._changes.bytes_to_read
+        return self._outcome(None, self._changes.changed, self._changes.deleted, new_bytes, unreadable)
 
     def _keep_settled(self) -> None:
         head = self._state.head

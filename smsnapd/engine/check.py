@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
-from smsnapd.engine.history import History, check_link
+from smsnapd.engine.history import History, check_link, gap_text
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
-from smsnapd.errors import DamageError
+from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format import names
 from smsnapd.format.manifest import Manifest
 from smsnapd.format.names import DataKeyName, ManifestName
@@ -30,7 +31,8 @@ P = ParamSpec("P")
 class CheckRequest:
     """What to check. `read_data` (n, t): also read the n-th of t shares of the chunks, (1, 1) for all.
 
-    `expect_head` is the id of a snapshot that must be there. `volume` None means all volumes.
+    `expect_head` is the id, or its beginning, of a snapshot that must be there. `volume` None means all
+    volumes.
     """
 
     volume: str | None
@@ -99,7 +101,7 @@ class _Check:
         for volume in self._volumes():
             heads.update(self._volume(volume))
         expected = self._request.expect_head
-        if expected is not None and expected not in heads:
+        if expected is not None and not any(head.startswith(expected) for head in heads):
             self._find(
                 "manifests",
                 f"snapshot {expected}, which was expected, is not there: a newest end was cut off",
@@ -129,7 +131,8 @@ class _Check:
         try:
             work(*args, **kwargs)
         except DamageError as error:
-            self._find(name, error.why)
+            # What is damaged may be another object: a catalog of the snapshot that was looked at.
+            self._find(name, error.why if name in error.what else f"{error.what}: {error.why}")
             return False
         return True
 
@@ -179,7 +182,7 @@ class _Check:
         expected = 1
         for name in history.names:
             if name.sequence != expected:
-                self._find(names.manifests_prefix(volume.name), _gap(expected, name.sequence - 1))
+                self._find(names.manifests_prefix(volume.name), gap_text(expected, name.sequence - 1))
                 previous = None
             expected = name.sequence + 1
             previous = self._manifest(volume, history, name, previous)
@@ -223,7 +226,7 @@ class _Check:
         lease = Lease.decode(self._store.get(name), volume.name, self._repository.id)
         highest = max((recorded.name.generation for recorded in volume.recorded), default=0)
         if lease.generation < highest:
-            why = f"its generation {lease.generation} is below {highest}, which a manifest has: it was put back"
+            why = f"its generation {lease.generation} is below a manifest's {highest}: it is an old one"
             raise DamageError(f"read {name}", why)
 
     def _chains(self, volume: _Volume) -> None:
@@ -245,12 +248,14 @@ class _Check:
 
     def _data_keys(self, volume: _Volume) -> None:
         """Those that chunks need must be there; what is there must be whole."""
-        needed = {ref.key_id for rec in volume.recorded for ref in rec.manifest.chunks}
-        there = set(filter(None, map(names.parse_data_key_name, volume.sizes)))
-        for name in sorted({names.data_key_name(volume.name, key_id) for key_id in needed} - set(volume.sizes)):
+        ids = {ref.key_id for recorded in volume.recorded for ref in recorded.manifest.chunks}
+        needed = {names.data_key_name(volume.name, key_id) for key_id in ids}
+        for name in sorted(needed - volume.sizes.keys()):
             self._find(name, "the object is missing")
-        for key in sorted(there, key=lambda key: names.data_key_name(*key)):
-            self._try(names.data_key_name(*key), self._data_key, key)
+        for name in volume.sizes:
+            key = names.parse_data_key_name(name)
+            if key is not None:
+                self._try(name, self._data_key, key)
 
     def _data_key(self, name: DataKeyName) -> None:
         repository = self._repository
@@ -293,19 +298,12 @@ class _Check:
 
     def _local(self, volume: _Volume) -> None:
         """What this machine remembers having committed must be there."""
-        path = State.path_of(self._request.state_dir, self._repository.repository_id, volume.name)
-        if not path.exists():
+        newest = self._remembered(volume.name)
+        if newest is None:
             self._notes.append(
                 f"{volume.name}: this machine remembers no snapshot, so a newest end that was cut off "
                 "would not show; give --expect-head"
             )
-            return
-        state = State.open(self._request.state_dir, self._repository.repository_id, volume.name)
-        try:
-            newest = state.newest_seen
-        finally:
-            state.close()
-        if newest is None:
             return
         known = {(recorded.name.sequence, recorded.name.snapshot) for recorded in volume.recorded}
         if newest not in known:
@@ -314,6 +312,14 @@ class _Check:
                 f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off",
             )
 
-
-def _gap(first: int, last: int) -> str:
-    return f"manifest {first} is missing" if first == last else f"manifests {first} to {last} are missing"
+    def _remembered(self, volume: str) -> tuple[int, str] | None:
+        """Sequence and id of the newest snapshot that this machine made; None if it knows of none."""
+        directory, repository_id = self._request.state_dir, self._repository.repository_id
+        try:
+            if not State.path_of(directory, repository_id, volume).exists():
+                return None
+            with closing(State.open(directory, repository_id, volume)) as state:
+                return state.newest_seen
+        except (SmsnapError, PermissionError) as error:
+            self._notes.append(f"{volume}: {error}")
+            return None

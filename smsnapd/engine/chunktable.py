@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from smsnapd.engine.storing import Piece
-from smsnapd.model import ChunkRef, Entry
+from smsnapd.model import ChunkRef
 
 
 class ChunkTable:
-    """Chunks by number. Numbers below `first_new` are the index's own."""
+    """Chunks by number. Numbers below `first_new` are the index's own.
 
-    def __init__(self, committed: dict[int, ChunkRef], journal: Iterable[ChunkRef]) -> None:
+    `data_keys` are the ids of those whose objects exist: a chunk under another is not used again, since
+    nobody could open it.
+    """
+
+    def __init__(
+        self,
+        committed: dict[int, ChunkRef],
+        journal: Iterable[ChunkRef],
+        data_keys: Collection[bytes],
+    ) -> None:
         self._refs = dict(committed)
-        self._numbers = {ref.name_hash: number for number, ref in committed.items()}
+        self._numbers = {
+            ref.name_hash: number for number, ref in committed.items() if ref.key_id in data_keys
+        }
         self._journal = {ref.name_hash: ref for ref in journal if ref.name_hash not in self._numbers}
         self.first_new = max(committed, default=0) + 1
         self._next = self.first_new
@@ -52,19 +63,7 @@ class ChunkTable:
         """The chunk with a number."""
         return self._refs[number]
 
-    def new(self) -> dict[int, ChunkRef]:
-        """The chunks numbered since the start."""
-        return {number: ref for number, ref in self._refs.items() if number >= self.first_new}
-
-    def all_numbers(self) -> set[int]:
+    @property
+    def numbers(self) -> set[int]:
         """Every number in use."""
         return set(self._refs)
-
-
-def chunks_of(entries: Iterable[Entry]) -> Iterable[int]:
-    """The chunk numbers that entries name, with repetitions."""
-    for entry in entries:
-        if entry.header is not None:
-            yield entry.header.chunk
-            for extent in entry.content:
-                yield extent.chunk

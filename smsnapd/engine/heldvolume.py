@@ -34,26 +34,28 @@ def opened_state(
         return
     mount_point = find_mount(root).mount_point
     _check_not_within(mount_point, url)
-    with _off_the_volume(state_dir, State.path_of(state_dir, repository_id, volume), root) as directory:
-        with _state_in(directory, repository_id, volume) as state, held_read_only(mount_point):
-            yield state
+    path = State.path_of(state_dir, repository_id, volume)
+    with (
+        _off_the_volume(state_dir, path, root) as directory,
+        _state_in(directory, repository_id, volume) as state,
+        held_read_only(mount_point),
+    ):
+        yield state
 
 
 @contextmanager
 def _state_in(directory: Path, repository_id: str, volume: str) -> Iterator[State]:
     """The index, open. One that turns out to be damaged is removed: the next run makes it anew."""
     state = State.open(directory, repository_id, volume)
+    what = f"use the local state {state.path}"
     try:
         yield state
     except sqlite3.OperationalError as error:
-        raise SmsnapError(
-            f"use the local state {state.path}", str(error), "make room there, or set [state] dir to another place"
-        ) from error
+        hint = "make room there, or set [state] dir to another place"
+        raise SmsnapError(what, str(error), hint) from error
     except sqlite3.DatabaseError as error:
         state.remove()
-        raise SmsnapError(
-            f"use the local state {state.path}", str(error), "it was removed; run this again, which scans anew"
-        ) from error
+        raise SmsnapError(what, str(error), "it was removed; run this again, which scans anew") from error
     finally:
         state.close()
 

@@ -181,12 +181,17 @@ class History:
         return chain
 
 
+def gap_text(first: int, last: int) -> str:
+    """That the manifests of these sequence numbers are missing."""
+    return f"manifest {first} is missing" if first == last else f"manifests {first} to {last} are missing"
+
+
 def check_link(before: Recorded, after: Recorded) -> None:
     """DamageError unless `after` is the manifest right behind `before`."""
     if after.name.sequence != before.name.sequence + 1:
         raise DamageError(
             f"follow the chain of volume {after.name.volume}",
-            f"manifests {before.name.sequence + 1} to {after.name.sequence - 1} are missing",
+            gap_text(before.name.sequence + 1, after.name.sequence - 1),
             "recovery points before them can still be restored",
         )
     parent = after.manifest.parent

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from itertools import groupby
 from operator import attrgetter
+from typing import NamedTuple
 
 from smsnapd.engine.history import History
 from smsnapd.engine.tree import SnapshotTree
+from smsnapd.format.manifest import manifest_hash
+from smsnapd.format.names import ManifestName
 from smsnapd.model import Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded
 from smsnapd.state import Head, State
+
+
+class Parent(NamedTuple):
+    """The newest commit, which the next one follows: its name, and the hash of its whole object."""
+
+    name: ManifestName
+    hash: bytes
 
 
 def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
@@ -20,11 +30,11 @@ def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
 
 def bring_up(
     repository: Repository, history: History, state: State, root: bytes, filesystem: str
-) -> Recorded | None:
+) -> Parent | None:
     """Make `state` mirror the newest commit of `history`; that commit, None if there is none.
 
     An index of another commit or another volume is made anew from the catalogs. Then no digests are
-    known: what a stat cannot tell apart is read again, once.
+    known: what a stat cannot tell apart is read again, once. DamageError if they are not whole.
     """
     name = history.head_name
     if name is None:
@@ -35,7 +45,14 @@ def bring_up(
     expected = head_of(recorded, root, filesystem)
     if state.head != expected:
         _make_anew(repository, history, state, recorded, expected)
-    return recorded
+    return Parent(name, recorded.hash)
+
+
+def begin_anew(repository: Repository, history: History, state: State) -> Parent | None:
+    """As `bring_up`, but `state` is empty then: for a full behind what is damaged, which needs nothing of it."""
+    state.forget()
+    name = history.head_name
+    return Parent(name, manifest_hash(repository.store.get(name.object_name()))) if name else None
 
 
 def _make_anew(

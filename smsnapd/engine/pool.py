@@ -167,7 +167,7 @@ class _Process:
         try:
             self.connection.send_bytes(payload)
         except OSError as error:
-            raise self._died() from error
+            raise self._failure() from error
         self.under_way.append(number)
 
     def receive(self) -> tuple[int, bytes]:
@@ -185,6 +185,16 @@ class _Process:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+    def _failure(self) -> BaseException:
+        """Why it takes no more jobs: the error that lies in the pipe behind its results, if there is one."""
+        try:
+            while (message := self.connection.recv_bytes())[:1] != FAILED:
+                continue
+        except (EOFError, OSError):
+            return self._died()
+        error: BaseException = pickle.loads(message[1:])
+        return error
 
     def _died(self) -> SmsnapError:
         self._process.join(timeout=1)
@@ -233,6 +243,7 @@ def _report(connection: Connection, error: BaseException) -> None:
     error.add_note("".join(traceback.format_exception(error)))
     try:
         payload = pickle.dumps(error)
+        pickle.loads(payload)
     except Exception:
         payload = pickle.dumps(SmsnapError("finish the work", f"{type(error).__name__}: {error}"))
     try:
@@ -243,7 +254,7 @@ def _report(connection: Connection, error: BaseException) -> None:
 
 
 def default_workers(url: str) -> int:
-    """One worker for each core that this process may use; none if no other process can see the store at `url`."""
+    """One worker for each core that this process may use; none if no other process sees the store."""
     if url.startswith("memory:"):
         return 0
     return max(1, len(os.sched_getaffinity(0)))

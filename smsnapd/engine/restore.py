@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from smsnapd.engine.extras import Extras, directory_of, paths_within, unknown_paths
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.people import sentences, user_ids
 from smsnapd.engine.pool import Pool, default_workers
@@ -42,9 +43,10 @@ from smsnapd.model import (
     path_text,
 )
 from smsnapd.repository import Repository
+from smsnapd.state import is_alias
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
-from smsnapd.volume.tarball.marker import begin_restore, finish_restore
+from smsnapd.volume.tarball.marker import begin_restore, finish_restore, foresee_restore
 
 WRITES_PER_JOB: Final = 4
 
@@ -54,7 +56,8 @@ class RestoreRequest:
     """Where to restore to, and what. No paths means everything.
 
     `overwrite` is `never`, `if-changed`, `always`, or None: the target must be empty. `users` are pairs
-    (OLD, NEW) of names or numbers. `workers` None means one a core.
+    (OLD, NEW) of names or numbers. `keep` are places (absolute) that `delete` leaves alone, beside the repository.
+    `workers` None means one a core.
     """
 
     target: bytes
@@ -63,6 +66,7 @@ class RestoreRequest:
     delete: bool = False
     users: tuple[tuple[str, str], ...] = ()
     dry_run: bool = False
+    keep: tuple[bytes, ...] = ()
     workers: int | None = None
 
 
@@ -174,29 +178,37 @@ class _Restore:
     # --- without writing
 
     def preview(self) -> RestoreOutcome:
-        """What `go` would do."""
-        would: list[str] = []
-        skipped = 0
-        if os.path.isdir(self._request.target):
-            options = self._options(self._request.overwrite or "never")
-            with Target(self._request.target, options) as target:
-                skipped = self._preview_in(target, would)
-        else:
-            would = [f"write {path_text(item.path)}" for item in self._everything()]
-        return self._outcome(would=tuple(would), skipped=skipped)
+        """What `go` would do; raises what `go` would raise before it writes."""
+        request = self._request
+        self._check_delete()
+        mode = foresee_restore(
+            request.target, self._snapshot.id, self._selection_digest(), request.overwrite or ""
+        )
+        if mode == "fresh":
+            return self._outcome(tuple(map(self._would_write, self._everything())))
+        with Target(request.target, self._options(mode)) as target:
+            return self._outcome((*self._would_remove(target), *self._would_change(target)))
 
-    def _preview_in(self, target: Target, would: list[str]) -> int:
-        skipped = 0
-        if self._request.delete:
-            for directory, names in self._names_by_directory():
-                removed = target.remove_extra(directory, names, dry_run=True)
-                would += [f"remove {path_text(path)}" for path in removed.paths]
+    def _would_remove(self, target: Target) -> Iterator[str]:
+        for directory, names in self._extras().directories() if self._request.delete else ():
+            removed = target.remove_extra(directory, names, dry_run=True)
+            yield from (f"remove {path_text(path)}" for path in removed.paths)
+
+    def _would_change(self, target: Target) -> Iterator[str]:
         for item in self._everything():
-            if item.entry.kind != Kind.DIRECTORY and target.wanted(item.path, item.entry):
-                would.append(f"write {path_text(item.path)}")
+            if item.entry.kind == Kind.DIRECTORY:
+                if not target.has_directory(item.path):
+                    yield self._would_write(item)
+            elif target.wanted(item.path, item.entry):
+                yield self._would_write(item)
             else:
-                skipped += 1
-        return skipped
+                self._tally.skipped += 1
+
+    def _would_write(self, item: Item) -> str:
+        if item.entry.kind == Kind.REGULAR:
+            self._tally.files += 1
+            self._tally.size_bytes += 0 if is_alias(item.entry) else item.entry.size
+        return f"write {path_text(item.path)}"
 
     def _everything(self) -> Iterator[Item]:
         yield from self._plan.directories()
@@ -219,7 +231,7 @@ class _Restore:
         self._progress.phase("restore", files=self._plan.files, bytes=self._plan.bytes)
         with Target(request.target, options) as target:
             target.check_marked()
-            self._make_directories(target, clean=mode not in ("fresh", "never"))
+            self._make_directories(target, clean=mode != "fresh")
             self._write_contents(target, options, keys)
             self._progress.phase("finish")
             self._make_links(target)
@@ -262,24 +274,14 @@ class _Restore:
             if clean and item.path not in self._tally.failures:
                 target.clean_partials(item.path)
         if self._request.delete:
-            for directory, names in self._names_by_directory():
-                target.remove_extra(directory, names)
+            for directory, names in self._extras().directories():
+                for path, reason in target.remove_extra(directory, names).kept:
+                    self._tally.fail(path, f"it is extra and was not removed: {reason}")
 
-    def _names_by_directory(self) -> Iterator[tuple[bytes, set[bytes]]]:
-        """Directories that were selected whole, with the names that they have in the snapshot."""
-        selected = self._request.paths
-        names: dict[bytes, set[bytes]] = {}
-        for item in self._everything():
-            directory, _, name = item.path.rpartition(b"/")
-            if item.path:
-                names.setdefault(directory, set()).add(name)
-            if item.entry.kind == Kind.DIRECTORY:
-                names.setdefault(item.path, set())
-        for directory, found in names.items():
-            if not selected or any(
-                directory == path or directory.startswith(path + b"/") for path in selected
-            ):
-                yield directory, found
+    def _extras(self) -> Extras:
+        own = paths_within(self._request.target, (*self._request.keep, *directory_of(self._settings.url)))
+        unknown = unknown_paths(self._tree.newest.completeness)
+        return Extras(self._plan, self._request.paths, unknown, own)
 
     def _write_contents(self, target: Target, options: ApplyOptions, keys: dict[bytes, bytes]) -> None:
         task = WriteTask(
@@ -364,7 +366,7 @@ class _Restore:
 
     # --- telling
 
-    def _outcome(self, would: tuple[str, ...] = (), skipped: int = 0) -> RestoreOutcome:
+    def _outcome(self, would: tuple[str, ...] = ()) -> RestoreOutcome:
         tally = self._tally
         failures = sorted(tally.failures.values(), key=lambda failure: failure.path)
         return RestoreOutcome(
@@ -373,7 +375,7 @@ class _Restore:
             files=tally.files,
             bytes=tally.size_bytes,
             fetched_bytes=tally.fetched_bytes,
-            skipped=tally.skipped + skipped,
+            skipped=tally.skipped,
             not_restored=tuple(Issue(failure.path, failure.reason) for failure in failures),
             notes=tuple(sentences(self._notes)),
             would=would,

@@ -12,8 +12,8 @@ from typing import Final
 from smsnapd import __version__
 from smsnapd.engine.assembly import Assembler, Recorded
 from smsnapd.engine.changes import ChangeSet, DirectoryChange
-from smsnapd.engine.chunktable import ChunkTable, chunks_of
-from smsnapd.engine.index import head_of
+from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.engine.index import Parent, head_of
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows, whole_tree, with_settled
@@ -110,19 +110,20 @@ class SnapshotWriter:
         self._clock_ns = clock_ns
         self._keys = repository.volume_keys(request.volume)
 
-    def write(self, lease: Lease, head: Committed | None, full: bool) -> Written:
+    def write(self, lease: Lease, head: Parent | None, full: bool) -> Written:
         """Store what changed and commit; the index moves on behind it."""
         changes = self._changes
         self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
-        table = ChunkTable(self._state.chunks(), self._usable_journal())
+        data_keys = self._data_keys()
+        table = ChunkTable(self._state.chunks(), self._usable_journal(data_keys), data_keys)
         inline = changes.bytes_to_read <= INLINE_BYTES and changes.changed <= INLINE_ENTRIES
         attach_bytes = ATTACH_BYTES if inline else 0
         storage = self._storage(table, lease, attach_bytes, inline=inline)
         with storage, self._state.update(anew=False) as update:
-            before_of = self._state.listing if head else _nothing
-            assembler = Assembler(before_of, self._scanned.started_ns - UNSETTLED_NS, storage.redo)
+            unsettled_from_ns = self._scanned.started_ns - UNSETTLED_NS
+            assembler = Assembler(self._state.listing, unsettled_from_ns, storage.redo)
             catalog = CatalogBuilder(self._repository, self._request.volume, attach_bytes)
-            used = self._record(assembler, storage, catalog, update, full)
+            self._record(assembler, storage, catalog, update, full)
             storage.finish()
             catalog.finish()
             incomplete = _by_path(self._scanned.unreadable() + assembler.incomplete)
@@ -136,7 +137,7 @@ class SnapshotWriter:
             )
             self._progress.phase("commit")
             committed = commit_manifest(self._repository, lease, manifest, attachments.data())
-            self._update_index(update, committed, table, used if full else None)
+            self._update_index(update, committed, table, set(catalog.rows), full)
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
@@ -170,23 +171,20 @@ class SnapshotWriter:
             progress=self._progress,
         )
 
-    def _usable_journal(self) -> list[ChunkRef]:
-        """Chunks that a run before made durable without committing, if their data keys are there."""
-        refs = self._state.journal.read()
+    def _data_keys(self) -> set[bytes]:
+        """The data keys whose objects exist."""
+        prefix = names.data_keys_prefix(self._request.volume)
+        found = (names.parse_data_key_name(info.name) for info in self._repository.store.list(prefix))
+        return {name.key_id for name in found if name is not None}
+
+    def _usable_journal(self, data_keys: set[bytes]) -> list[ChunkRef]:
+        """Chunks that a run before made durable without committing, if they and their keys are there."""
+        refs = [ref for ref in self._state.journal.read() if ref.key_id in data_keys]
         if not refs:
             return []
-        prefix = names.data_keys_prefix(self._request.volume)
-        keys = {info.name for info in self._repository.store.list(prefix)}
-        chunks = {
-            info.name for info in self._repository.store.list(names.chunks_prefix(self._request.volume))
-        }
         volume = self._request.volume
-        return [
-            ref
-            for ref in refs
-            if names.data_key_name(volume, ref.key_id) in keys
-            and names.chunk_name(volume, ref.name_hash, ref.key_id) in chunks
-        ]
+        chunks = {info.name for info in self._repository.store.list(names.chunks_prefix(volume))}
+        return [ref for ref in refs if names.chunk_name(volume, ref.name_hash, ref.key_id) in chunks]
 
     def _data_key(self) -> DataKey:
         """A key for this run's chunks; its object is put only if there will be any."""
@@ -201,22 +199,19 @@ class SnapshotWriter:
         catalog: CatalogBuilder,
         update: StateUpdate,
         full: bool,
-    ) -> set[int]:
-        """Store all changes; catalog and index get what they must. Returns the chunks in use, for a full."""
-        used: set[int] = set()
+    ) -> None:
+        """Store all changes; catalog and index get what they must."""
         settled = dict(self._changes.settled)
         for whole, recorded in self._directories(assembler, storage, settled, full):
             if recorded is not None:
                 update.put(recorded.after, recorded.before)
             if full:
                 catalog.add(whole)
-                used.update(chunks_of(whole.entries))
             elif recorded is not None:
                 catalog.add(recorded.listing)
         for directory, entries in settled.items():
             before = self._state.listing(directory)
             update.put(Listing(directory, with_settled(before, entries)), before)
-        return used
 
     def _directories(
         self, assembler: Assembler, storage: Storage, settled: dict[bytes, list[Entry]], full: bool
@@ -231,7 +226,7 @@ class SnapshotWriter:
             return whole_tree(self._state.listings(), changes, record)
         return ((recorded.after, recorded) for recorded in map(record, changes))
 
-    def _name(self, lease: Lease, head: Committed | None, full: bool) -> ManifestName:
+    def _name(self, lease: Lease, head: Parent | None, full: bool) -> ManifestName:
         return ManifestName(
             volume=self._request.volume,
             sequence=head.name.sequence + 1 if head else 1,
@@ -244,7 +239,7 @@ class SnapshotWriter:
     def _manifest(
         self,
         name: ManifestName,
-        head: Committed | None,
+        head: Parent | None,
         assembler: Assembler,
         incomplete: list[Issue],
         catalog: CatalogBuilder,
@@ -286,13 +281,12 @@ class SnapshotWriter:
         )
 
     def _update_index(
-        self, update: StateUpdate, committed: Committed, table: ChunkTable, used: set[int] | None
+        self, update: StateUpdate, committed: Committed, table: ChunkTable, named: set[int], full: bool
     ) -> None:
-        new = table.new()
-        if used is not None:
-            update.drop_chunks(table.all_numbers() - used)
-            new = {number: ref for number, ref in new.items() if number in used}
-        update.put_chunks(new)
+        """`named` are the chunks that the catalog names; others that were stored may be pruned at any time."""
+        if full:
+            update.drop_chunks(table.numbers - named)
+        update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         update.commit(head_of(committed, self._scanned.root, self._scanned.filesystem))
 
 
@@ -300,8 +294,3 @@ def _by_path(issues: list[Issue]) -> list[Issue]:
     """Each path once, with the first thing that was said of it."""
     first = {issue.path: issue for issue in reversed(issues)}
     return sorted(first.values())
-
-
-def _nothing(directory: bytes) -> list[Entry]:
-    """What an index has that is empty still."""
-    return []

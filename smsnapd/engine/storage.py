@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,11 +15,14 @@ from smsnapd.engine.largefiles import LargeFiles, StorePool
 from smsnapd.engine.pool import Pool
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask
+from smsnapd.errors import SmsnapError
 from smsnapd.format.chunker import plan_packs
 from smsnapd.model import BLOCK, ChunkRef, Entry, Kind, join_path
 from smsnapd.state import Journal, is_alias
 from smsnapd.store.base import Store
 from smsnapd.volume.tarball.read import HEADER, ISSUE_LARGE, READ, Packed, PackItem, PackReader
+
+log = logging.getLogger(__name__)
 
 _REGULAR: Final = int(Kind.REGULAR)
 
@@ -70,7 +74,11 @@ class Storage:
         if self._apart is not None:
             self._apart.close()
         if isinstance(error, Exception):
-            self._write_journal()
+            try:
+                self._write_journal()
+            except (SmsnapError, OSError) as second:
+                # What ended the run is to be told, and not that it will cost more to run it again.
+                log.info("what was stored is not in the journal: %s", second)
 
     @property
     def stored_bytes(self) -> int:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -122,8 +123,8 @@ class StoreWorker:
         self._sealer = Sealer(task.level)
         self._known = set(task.known)
         self._attachable = task.attach_limit
-        self._uploads = _Uploads(store) if task.settings.url.startswith("s3:") else None
         self._durable: list[ChunkRef] = []
+        self._uploads = _Uploads(self._durable) if task.settings.url.startswith("s3:") else None
 
     def handle(self, job: PackJob | RangeJob) -> StoreResult:
         """Do one job."""
@@ -188,7 +189,8 @@ class StoreWorker:
 
     def _put(self, name: str, sealed: memoryview, ref: ChunkRef) -> ChunkRef:
         if self._uploads is not None:
-            self._uploads.put(lambda data=bytes(sealed): self._put_now(name, data, ref), self._durable.append)  # type: ignore[misc]
+            # The buffer is needed for the next chunk meanwhile.
+            self._uploads.put(partial(self._put_now, name, bytes(sealed), ref))
             return ref
         ref = self._put_now(name, sealed, ref)
         self._durable.append(ref)
@@ -208,29 +210,30 @@ class StoreWorker:
         return ChunkRef(ref.name_hash, ref.key_id, ref.length, len(stored), stored_hash(stored))
 
     def _take_durable(self) -> list[ChunkRef]:
-        durable, self._durable = self._durable, []
+        durable = self._durable.copy()
+        self._durable.clear()
         return durable
 
 
 class _Uploads:
-    """Puts under way on a few threads; the next one waits when all are busy."""
+    """Puts under way on a few threads; the next one waits when all are busy. What has returned goes to `done`."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, done: list[ChunkRef]) -> None:
+        self._done = done
         self._threads = ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload")
-        self._under_way: deque[tuple[Future[ChunkRef], Callable[[ChunkRef], None]]] = deque()
+        self._under_way: deque[Future[ChunkRef]] = deque()
 
-    def put(self, work: Callable[[], ChunkRef], done: Callable[[ChunkRef], None]) -> None:
+    def put(self, work: Callable[[], ChunkRef]) -> None:
         while len(self._under_way) >= UPLOADS_AT_ONCE:
             self._settle_one()
-        self._under_way.append((self._threads.submit(work), done))
+        self._under_way.append(self._threads.submit(work))
 
     def drain(self) -> None:
         while self._under_way:
             self._settle_one()
 
     def _settle_one(self) -> None:
-        future, done = self._under_way.popleft()
-        done(future.result())
+        self._done.append(self._under_way.popleft().result())
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)

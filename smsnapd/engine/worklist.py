@@ -6,6 +6,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +74,14 @@ class Worklist:
     def directories_deepest_first(self) -> Iterator[Item]:
         """Directories, each behind all below it."""
         return map(self._spool.at, reversed(self._directories))
+
+    def names(self) -> Iterator[tuple[bytes, set[bytes]]]:
+        """Every directory and the names in it."""
+        met: set[bytes] = set()
+        for directory, items in groupby(self._spool, lambda item: item.path.rpartition(b"/")[0]):
+            met.add(directory)
+            yield directory, {item.path.rpartition(b"/")[2] for item in items if item.path}
+        yield from ((item.path, set()) for item in self.directories() if item.path not in met)
 
     def links(self) -> Iterator[Item]:
         """Further names of inodes, each behind its first name."""

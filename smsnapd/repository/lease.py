@@ -31,8 +31,8 @@ RENEW_S: Final = 60.0
 NAME_FIELDS: Final = 6
 
 _held: Final[set[str]] = set()
-"""The holders that are leases of this process. A record that names this process and none of these is left over: a
-lease could not be taken or given back to its end, and must not lock this process out of its own chain."""
+"""The holders that are leases of this process. A record that names the process and none of these is left over:
+a lease was not taken or given back to the end, and must not lock this process out of its own chain."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Holder:
 
 
 def is_dead(holder: str) -> bool:
-    """Whether the holder was a process, or a lease of this one, that is no more. False if it cannot be known."""
+    """Whether the holder was a process, or a lease of this one, that is no more. False if nobody can know."""
     fields = holder.split(" ")
     if len(fields) != NAME_FIELDS or not fields[3].isdecimal():
         return False
@@ -126,9 +126,16 @@ class Lease:
             raise
         return lease
 
+    def rise_above(self, generation: int) -> None:
+        """Take a higher generation if this one is not: an old record was put back, and must fence nobody."""
+        if self.generation <= generation:
+            self.generation = generation + 1
+            self._write(self.holder)
+
     def renew(self) -> None:
         """Extend the lease if it is time to; LockedError if another writer has taken it."""
-        if self._clock() - self._renewed >= RENEW_S:
+        # A clock that was put back must not keep a lease from being renewed.
+        if not 0 <= self._clock() - self._renewed < RENEW_S:
             self._write(self.holder)
 
     def confirm(self) -> None:
@@ -181,11 +188,13 @@ class Lease:
 
 
 def _locked(volume: str, current: LeaseRecord | None) -> LockedError:
-    who = current.holder.split(" ")[0] if current and current.holder else "another writer"
-    until = names.format_time_us(current.expires_us) if current else "an unknown time"
+    why = "another writer has had the lease meanwhile"
+    if current is not None and current.holder:
+        until = names.format_time_us(current.expires_us)
+        why = f"another writer on {current.holder.split(' ')[0]} has the lease until {until}"
     return LockedError(
         f"write to the chain of volume {volume}",
-        f"another writer on {who} has the lease until {until}",
+        why,
         "wait for it, or give this volume a name of its own (volume.name) if it is another notebook",
     )
 

@@ -21,6 +21,7 @@ from smsnapd.model import Entry, Kind, Listing, join_path
 from smsnapd.volume.tree import Tree
 
 OTHER_FILE_SYSTEM: Final = "other file system"
+OTHER_DEVICE: Final = "it is on another device than its directory"
 SOCKET: Final = "socket"
 VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 """What system calls say of a name that is gone, or whose directory is now something else."""
@@ -191,11 +192,15 @@ class _Look(NamedTuple):
         return (status.st_dev, status.st_ino) in self.excluded.directories
 
     def is_foreign(self, path: bytes, status: os.stat_result) -> bool:
-        """Whether something else is mounted there; noted as skipped."""
-        foreign = status.st_dev != self.tree.device or self.tree.is_mount_point(path)
-        if foreign:
+        """Whether something else is mounted there, which is skipped; or the file is of a device of its own."""
+        strange = status.st_dev != self.tree.device
+        if self.tree.is_mount_point(path) or (strange and stat.S_ISDIR(status.st_mode)):
             self.report.skipped.append((path, OTHER_FILE_SYSTEM))
-        return foreign
+            return True
+        if strange:
+            # An overlay whose layers lie on several file systems: inode numbers tell nothing there.
+            self.report.unreadable.append((path, OTHER_DEVICE))
+        return strange
 
 
 def _look(look: _Look, names: list[bytes], descriptor: int, entries: list[Entry]) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""A crash at every store call and at every write to the local state; then everything that was reported is there.
+"""A crash at every store call and every write of local state; then everything that was reported is there.
 
 Every moment is enumerated, none is sampled: a child process runs until the n-th call and dies there.
 """
@@ -72,13 +72,6 @@ class Stage:
     @property
     def store(self) -> Store:
         return open_store(self.protected.settings)
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    """A directory that syncs in no time."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.ismount("/dev/shm") else None) as directory:
-        yield Path(directory)
 
 
 @pytest.fixture
@@ -194,7 +187,9 @@ def test_a_store_fails_at_every_call(
     stages: dict[str, Stage], place: Callable[[], Path], kind: str, fault: Fault
 ) -> None:
     """In one process, as in the daemon: it must not lock itself out either."""
-    calls = every_call(stages[kind], place, lambda s, store: s.protected.backup(store=store, **REQUESTS[kind]))
+    calls = every_call(
+        stages[kind], place, lambda s, store: s.protected.backup(store=store, **REQUESTS[kind])
+    )
     for call in calls:
         here = place()
         stage = stages[kind].copy(here)
@@ -234,7 +229,7 @@ class Statements:
 
 
 def count_writes(kill_at: int | None) -> list[int]:
-    """From now on count the writes to local state in this process; it dies before the one with that number."""
+    """Count this process's writes to local state from now on; it dies before the one with that number."""
     counted = [0]
 
     def count() -> None:

@@ -5,118 +5,22 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from smsnapd.errors import DamageError, SmsnapError, WrongKeyError
-from smsnapd.repository import Credentials, Repository
-from smsnapd.store import StoreSettings, open_store
-from smsnapd.store.memory import MemoryStore
-from tests.property.observed import Observed, differences, observe
-from tests.property.protected import PASSPHRASE, VOLUME, Protected
+from smsnapd.errors import DamageError, WrongKeyError
+from smsnapd.store import StoreSettings
+from tests.fault.small import Objects, Small, in_a_directory, kind_of, objects_of, store_of, story
+from tests.property.observed import differences, observe
+from tests.property.protected import VOLUME, Protected
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 LONG = "SMSNAP_LONG" in os.environ
-MARKER = "unmistakable-marker"
-Objects = dict[str, bytes]
-
-
-@dataclass(frozen=True)
-class Small:
-    """A small repository: its objects, and what each recovery point must give."""
-
-    protected: Protected
-    objects: Objects
-    moments: dict[str, Observed]
-
-    def without_state(self, place: Path) -> Protected:
-        """As on a bare machine."""
-        return replace(self.protected, state_dir=place / "no-state")
-
-
-@pytest.fixture(scope="module")
-def memory() -> Iterator[Path]:
-    """A directory that syncs in no time."""
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.ismount("/dev/shm") else None) as directory:
-        yield Path(directory)
-
-
-@pytest.fixture
-def place(memory: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=memory) as directory:
-        yield Path(directory)
-
-
-def objects_of(settings: StoreSettings) -> Objects:
-    store = open_store(settings)
-    found = {info.name: store.get(info.name) for info in store.list("")}
-    store.close()
-    return found
-
-
-def store_of(objects: Objects) -> MemoryStore:
-    store = MemoryStore("altered")
-    for name, data in objects.items():
-        store.put(name, data)
-    return store
-
-
-def in_a_directory(objects: Objects, directory: Path) -> StoreSettings:
-    """For worker processes, which open a store of their own."""
-    settings = StoreSettings(directory.as_uri())
-    store = open_store(settings)
-    for name, data in objects.items():
-        store.put(name, data)
-    store.close()
-    return settings
-
-
-def story(top: Path, large: bool = False) -> Small:
-    """Two fulls and some incrementals; some chunks attached to manifests, some objects of their own."""
-    root = top / "volume"
-    (root / f"{MARKER}-directory").mkdir(parents=True)
-    protected = Protected.create(root, top / "state", StoreSettings((top / "repository").as_uri()))
-    moments: dict[str, Observed] = {}
-
-    def commit(**request: bool) -> None:
-        outcome = protected.backup(**request)
-        assert outcome.snapshot is not None
-        moments[outcome.snapshot.id] = observe(root)
-
-    for number in range(5):
-        (root / f"{MARKER}-directory" / f"{MARKER}-{number}").write_text(f"{MARKER} content {number}\n" * 300)
-    (root / f"{MARKER}-link").symlink_to(f"{MARKER}-target")
-    if large:
-        (root / "large").write_bytes(b"".join(b"%08d" % number for number in range(3 << 20)))
-    commit(attach=False)
-    (root / "added").write_text(f"{MARKER} added\n" * 100)
-    os.link(root / "added", root / "linked")
-    commit()
-    (root / f"{MARKER}-directory" / f"{MARKER}-1").write_text("changed")
-    commit(attach=False)
-    commit(full=True)
-    (root / f"{MARKER}-directory" / f"{MARKER}-2").unlink()
-    (root / "last").write_text(f"{MARKER} last\n" * 50)
-    commit()
-    return Small(protected, objects_of(protected.settings), moments)
-
-
-@pytest.fixture(scope="module")
-def small(memory: Path) -> Small:
-    return story(memory / "small")
-
-
-@pytest.fixture(scope="module")
-def other(memory: Path) -> Small:
-    """The same volume in another repository."""
-    return story(memory / "other")
 
 
 def is_found(small: Small, objects: Objects) -> bool:
@@ -155,12 +59,6 @@ def restore_truly(small: Small, objects: Objects, place: Path) -> int:
     return whole
 
 
-def kind_of(name: str) -> str:
-    """The directory that an object lies in, which says what it is."""
-    parts = name.split("/")
-    return parts[2] if parts[0] == "volumes" else "/".join(parts[:2])
-
-
 def needed(name: str) -> bool:
     """Whether a restore with the recovery key needs the object at all."""
     return not name.startswith("keys/slots/") and not name.endswith("/lease")
@@ -181,7 +79,9 @@ def positions(data: bytes) -> list[int]:
     if LONG:
         return list(range(len(data)))
     step = max(1, len(data) // 25)
-    return sorted({*range(0, min(64, len(data)), 3), *range(0, len(data), step), len(data) - 1, len(data) - 17})
+    return sorted(
+        {*range(0, min(64, len(data)), 3), *range(0, len(data), step), len(data) - 1, len(data) - 17}
+    )
 
 
 def test_a_flipped_bit_anywhere_is_found(small: Small) -> None:
@@ -278,7 +178,9 @@ def test_an_older_lease_is_found(memory: Path) -> None:
     protected.backup()
     objects = objects_of(protected.settings)
     assert protected.check(store=store_of(objects)).findings == ()
-    assert [finding.object for finding in protected.check(store=store_of({**objects, lease: old})).findings] == [lease]
+    assert [
+        finding.object for finding in protected.check(store=store_of({**objects, lease: old})).findings
+    ] == [lease]
 
 
 # --- the newest end
@@ -336,76 +238,3 @@ def test_a_damaged_piece_of_a_large_file_leaves_no_file(memory: Path, place: Pat
             assert outcome.files > 5
         assert not [path for path in observe(target) if b".smsnap-" in path]
     assert without == 3
-
-
-# --- what a stranger sees
-
-
-def test_nothing_stored_shows_a_name_or_content(small: Small) -> None:
-    raw = MARKER.encode()
-    forms = [raw, raw.hex().encode(), raw[::-1]]
-    forms += [base64.b64encode(raw[start:])[:16] for start in range(3)]
-    for name, data in small.objects.items():
-        for form in forms:
-            assert form not in data and form not in name.encode(), name
-
-
-def padme(length: int) -> int:
-    """The length that Padmé gives (Nikitin and others, PETS 2019): at most its upper bits differ."""
-    exponent = length.bit_length() - 1
-    free = exponent - exponent.bit_length()
-    mask = (1 << free) - 1
-    return (length + mask) & ~mask
-
-
-def test_sizes_are_padded(small: Small) -> None:
-    for name, data in small.objects.items():
-        if data[:4] == b"SMSN":
-            sealed = 64 + int.from_bytes(data[56:64], "little")
-            assert sealed >= 4096 and sealed == padme(sealed), name
-            if kind_of(name) == "manifests":
-                continue
-            assert len(data) == sealed, name
-
-
-def test_equal_volumes_give_different_names(small: Small, other: Small) -> None:
-    """In two repositories, and in two volumes of one."""
-    ours = {name for name in small.objects if kind_of(name) in ("chunks", "catalogs", "manifests")}
-    theirs = {name for name in other.objects if kind_of(name) in ("chunks", "catalogs", "manifests")}
-    hashes = [{name.rpartition("/")[2].partition("-")[0] for name in names if "/manifests/" not in name} for names in (ours, theirs)]
-    assert ours and theirs and not hashes[0] & hashes[1]
-    keys = []
-    with small.protected.repository() as repository:
-        for volume in ("one", "two"):
-            volume_keys = repository.volume_keys(volume)
-            keys += [volume_keys.chunk_names, volume_keys.catalog_names, volume_keys.boundaries]
-    assert len(set(keys)) == 6
-
-
-# --- opened with a passphrase
-
-
-def test_a_damaged_keyslot_is_damage_and_a_wrong_passphrase_is_not(small: Small) -> None:
-    (slot,) = (name for name in small.objects if name.startswith("keys/slots/"))
-    data = small.objects[slot]
-    for position in range(0, len(data), 97):
-        flipped = data[:position] + bytes((data[position] ^ 1,)) + data[position + 1 :]
-        store = store_of({**small.objects, slot: flipped})
-        with pytest.raises(DamageError):
-            Repository.open(store, Credentials(passphrase=PASSPHRASE))
-    with pytest.raises(WrongKeyError):
-        Repository.open(store_of(small.objects), Credentials(passphrase="wrong"))
-
-
-@pytest.mark.parametrize("write_key", [False, True])
-def test_the_records_that_open_a_repository(small: Small, write_key: bool) -> None:
-    """Damaged, they are damage, with the recovery key as with the write key; never a wrong key, never a traceback."""
-    text = small.protected.write_key_text if write_key else None
-    credentials = Credentials(write_key_text=text) if text else Credentials(recovery_key=small.protected.recovery_key)
-    for name in ("repository", "keys/roster/0000000001"):
-        data = small.objects[name]
-        for position in range(0, len(data), 13):
-            flipped = data[:position] + bytes((data[position] ^ 2,)) + data[position + 1 :]
-            with pytest.raises(SmsnapError) as caught:
-                Repository.open(store_of({**small.objects, name: flipped}), credentials)
-            assert caught.value.exit_status == 13, (name, position)

@@ -248,7 +248,7 @@ def test_another_root_is_not_obeyed_whatever_opens_the_repository(
             Credentials(recovery_key=backed_up.recovery_key),
             Credentials(write_key_text=backed_up.write_key_text),
         ):
-            with pytest.raises(SmsnapError, match="signature is wrong|belongs to another repository"):
+            with pytest.raises(SmsnapError, match=r"signature is wrong|belongs to another repository"):
                 Repository.open(open_store(backed_up.settings), credentials)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import pickle
 import traceback
@@ -9,11 +10,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+codecs.lookup("ascii")  # now: another user may not be able to read Python's own files
 KILLED = object()
 
 
 def run_child(work: Callable[[], T], *, uid: int = 0) -> T | Any:
-    """What `work` returns, in a child that is user and group `uid`; `KILLED` if it was; its error as AssertionError."""
+    """What `work` returns in a child that is user `uid`; `KILLED` if it was; AssertionError if it failed."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from smsnapd.store import StoreSettings
+from tests.property.protected import Protected
 from tests.unit.volume.ext4 import loop_ext4
-
-pytest.register_assert_rewrite("tests.property.protected")
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +39,12 @@ def new_directory(ext4: Path) -> Callable[[], Path]:
         return directory
 
     return make
+
+
+@pytest.fixture
+def protected(new_directory: Callable[[], Path]) -> Iterator[Protected]:
+    directory = new_directory()
+    root = directory / "volume"
+    root.mkdir()
+    yield Protected.create(root, directory / "state", StoreSettings((directory / "repository").as_uri()))
+    shutil.rmtree(directory)

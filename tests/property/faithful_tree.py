@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.property.volume_model import MIB, punch, some_acl
+from tests.property.syscalls import punch, some_acl
+from tests.property.volume_model import MIB
 
 SOCKET = b"socket"
 MOUNTS = (b"mounted", b"bound")
@@ -74,7 +75,9 @@ def _modes_and_owners(here: bytes) -> None:
 
 def _times(here: bytes) -> None:
     _mkdir(here)
-    for number, time_ns in enumerate((-1, -(2**30) * 10**9 + 7, 0, 1, 999_999_999, 2**33 * 10**9 + 123_456_789)):
+    for number, time_ns in enumerate(
+        (-1, -(2**30) * 10**9 + 7, 0, 1, 999_999_999, 2**33 * 10**9 + 123_456_789)
+    ):
         for kind in (b"file", b"link", b"directory"):
             place = here + b"%s-%d" % (kind, number)
             if kind == b"file":
@@ -88,8 +91,28 @@ def _times(here: bytes) -> None:
 
 def _names(here: bytes) -> None:
     _mkdir(here)
-    names = [b"\xff\xfe", b"\xc3", b"caf\xc3\xa9", b"new\nline", b"tab\t", b"back\\slash", b"\x01\x7f\x80", b"-rf"]
-    names += [b" ", b"*", b"a=b", b"%", b"...", b"~", b"x" * 255, b"\xe2\x82\xac" * 85, b"GNUSparseFile.0", b"lost+found"]
+    names = [
+        b"\xff\xfe",
+        b"\xc3",
+        b"caf\xc3\xa9",
+        b"new\nline",
+        b"tab\t",
+        b"back\\slash",
+        b"\x01\x7f\x80",
+        b"-rf",
+    ]
+    names += [
+        b" ",
+        b"*",
+        b"a=b",
+        b"%",
+        b"...",
+        b"~",
+        b"x" * 255,
+        b"\xe2\x82\xac" * 85,
+        b"GNUSparseFile.0",
+        b"lost+found",
+    ]
     for name in names:
         _write(here + name, name)
         _mkdir(here + b"below/" + name)
@@ -120,9 +143,16 @@ def _links(here: bytes) -> None:
 def _attributes(here: bytes) -> None:
     _mkdir(here + b"directory")
     for name in (b"file", b"directory"):
-        os.setxattr(here + name if name == b"directory" else _new(here + name), "user.one", b"\x00\xff binary\n")
+        os.setxattr(
+            here + name if name == b"directory" else _new(here + name), "user.one", b"\x00\xff binary\n"
+        )
     file = here + b"file"
-    for key, value in (("user.empty", b""), ("user.a=b%c", b"="), ("trusted.two", b"2"), ("user.big", bytes(60_000))):
+    for key, value in (
+        ("user.empty", b""),
+        ("user.a=b%c", b"="),
+        ("trusted.two", b"2"),
+        ("user.big", bytes(60_000)),
+    ):
         os.setxattr(file, key, value)
     os.setxattr(here + b"directory", "trusted.two", b"2")
     os.setxattr(_new(here + b"capable"), "security.capability", _CAPABILITY)
@@ -165,6 +195,10 @@ def _sparse(here: bytes) -> None:
             for number in blocks:
                 os.pwrite(file.fileno(), block, number * 4096)
             file.truncate(size)
+    with open(here + b"covered", "wb") as file:
+        file.truncate(4096)
+    # A block of attributes counts in st_blocks: as many blocks as a file without holes has.
+    os.setxattr(here + b"covered", "user.block", bytes(3000))
     _write(here + b"punched", _random.randbytes(50_000))
     with open(here + b"punched", "r+b") as file:
         punch(file.fileno(), 8192, 12_288)
@@ -186,7 +220,16 @@ def _moving(here: bytes) -> None:
     _mkdir(here + b"tree/of/directories")
     for number in range(40):
         _write(here + b"tree/of/file-%d" % number, _random.randbytes(50_000))
-    for name in (b"edited", b"hidden", b"renamed", b"deleted", b"metadata", b"to-directory", b"to-symlink", b"owner"):
+    for name in (
+        b"edited",
+        b"hidden",
+        b"renamed",
+        b"deleted",
+        b"metadata",
+        b"to-directory",
+        b"to-symlink",
+        b"owner",
+    ):
         _write(here + name, _random.randbytes(3000))
     _mkdir(here + b"to-file/with/content")
     _write(here + b"to-file/with/content/file")

@@ -22,8 +22,10 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NOATIME
 
 @dataclass(frozen=True)
 class Seen:
-    """All that must come back of one name. `group` is the set of names of its inode; `data` where its data lies,
-    and `content` a hash of that."""
+    """All that must come back of one name.
+
+    `group` is the set of names of its inode; `data` where its data lies, and `content` a hash of that.
+    """
 
     kind: int
     mode: int

@@ -1,11 +1,12 @@
-"""A volume and its repository for a test: backed up, restored and exported through the engine's front doors."""
+"""A volume and its repository for a test: backed up, restored and exported by the engine's front doors."""
 
 from __future__ import annotations
 
 import contextlib
+import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from smsnapd.engine.progress import Progress, Silent
 from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, run_restore
 from smsnapd.repository import Credentials, Repository
 from smsnapd.store import Store, StoreSettings, open_store
+from tests.property.observed import differences, observe
 
 VOLUME = "notebook"
 PASSPHRASE = "correct horse battery staple"
@@ -59,9 +61,9 @@ class Protected:
             opened.close()
 
     @property
-    def workers(self) -> int:
-        """Other processes cannot see a store in memory."""
-        return 0 if self.settings.url.startswith("memory:") else 2
+    def workers(self) -> int | None:
+        """Two, whatever the machine; the engine knows what a store in memory needs."""
+        return None if self.settings.url.startswith("memory:") else 2
 
     def lose_state(self) -> None:
         """Lose every byte of local state."""
@@ -79,12 +81,12 @@ class Protected:
     ) -> BackupOutcome:
         """One run, by default as a daemon that has the write key alone.
 
-        `pool`: through worker processes however little there is; without `attach` nothing goes into manifests.
+        `pool`: by worker processes however little there is; without `attach` nothing goes into manifests.
         """
         request.setdefault("workers", self.workers)
         asked = BackupRequest(bytes(self.root), VOLUME, **{"state_dir": self.state_dir, **request})
         with contextlib.ExitStack() as stack:
-            if pool and self.workers:
+            if pool:
                 stack.enter_context(mock.patch.object(snapshot_module, "INLINE_BYTES", -1))
             if not attach:
                 stack.enter_context(mock.patch.object(snapshot_module, "ATTACH_BYTES", 0))
@@ -104,7 +106,7 @@ class Protected:
         """Bring a recovery point back."""
         request.setdefault("workers", self.workers)
         with contextlib.ExitStack() as stack:
-            if pool and self.workers:
+            if pool:
                 stack.enter_context(mock.patch.object(worklist, "INLINE_BYTES", -1))
             repository = stack.enter_context(self.repository(store))
             history = History.load(repository, VOLUME)
@@ -132,16 +134,46 @@ class Protected:
         assert archive.stat().st_size == size
         done = subprocess.run([*TAR, *options, "-f", archive, "-C", target], capture_output=True, check=False)
         archive.unlink()
-        assert (done.stderr.decode(errors="replace"), done.returncode) == ("", 0)
+        if done.returncode or done.stderr:
+            raise AssertionError(f"tar: {done.returncode} {done.stderr.decode(errors='replace')}")
 
-    def check(self, *, write_key: bool = False, store: Store | None = None, **request: Any) -> CheckReport:
+    def check(
+        self,
+        *,
+        write_key: bool = False,
+        store: Store | None = None,
+        expect_head: str | None = None,
+        read_data: tuple[int, int] | None = (1, 1),
+    ) -> CheckReport:
         """Check everything, contents included."""
-        asked = CheckRequest(
-            volume=None,
-            read_data=request.pop("read_data", (1, 1)),
-            expect_head=request.pop("expect_head", None),
-            state_dir=request.pop("state_dir", self.state_dir),
-        )
-        assert not request
+        asked = CheckRequest(None, read_data, expect_head, self.state_dir)
         with self.repository(store, write_key=write_key) as repository:
             return run_check(repository, self.settings, asked, Silent())
+
+
+class At(Silent):
+    """Does something when a run comes to a phase."""
+
+    def __init__(self, **actions: Callable[[], object]) -> None:
+        self._actions = actions
+
+    def phase(self, name: str, files: int | None = None, bytes: int | None = None) -> None:
+        if action := self._actions.pop(name, None):
+            action()
+
+
+def comes_back(protected: Protected, target: str = "restored", **request: object) -> None:
+    """The newest recovery point is the volume as it is now."""
+    place = protected.root.with_name(target)
+    protected.restore(place, **request)
+    if found := differences(observe(protected.root), observe(place)):
+        raise AssertionError("\n".join(found))
+    shutil.rmtree(place)
+
+
+def fill(root: Path, count: int, size: int, seed: int = 1) -> None:
+    rng = random.Random(seed)
+    for number in range(count):
+        place = root / f"directory-{number % 7}" / f"file-{number}"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(rng.randbytes(size))

@@ -1,4 +1,4 @@
-"""A tree with everything, changed in every way: both moments come back, by rsync's, tar's and our own judgment."""
+"""A tree with everything, changed in every way: both moments come back, as rsync, tar and we judge."""
 
 from __future__ import annotations
 
@@ -58,7 +58,11 @@ def rsync_differences(original: Path, restored: Path) -> str:
     command = ["rsync", "-aHAXnci", "--delete", "-x", "--exclude=/deep/", f"--exclude=/{SOCKET.decode()}"]
     command += [f"--exclude=/{name.decode()}" for name in MOUNTS]
     done = subprocess.run(
-        [*command, f"{original}/", f"{restored}/"], capture_output=True, check=False, text=True, errors="replace"
+        [*command, f"{original}/", f"{restored}/"],
+        capture_output=True,
+        check=False,
+        text=True,
+        errors="replace",
     )
     return done.stdout + done.stderr
 
@@ -68,7 +72,9 @@ def story(new_directory: Callable[[], Path]) -> Iterator[Story]:
     directory = new_directory()
     root = directory / "volume"
     root.mkdir()
-    protected = Protected.create(root, directory / "state", StoreSettings((directory / "repository").as_uri()))
+    protected = Protected.create(
+        root, directory / "state", StoreSettings((directory / "repository").as_uri())
+    )
     with faithful_tree(root):
         first = Moment(protected.backup(workers=2), seen(root))
         restored = directory / "first"

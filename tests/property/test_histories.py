@@ -19,18 +19,21 @@ from hypothesis import strategies as st
 
 from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.progress import Progress, Silent
+from smsnapd.errors import VolumeError
 from smsnapd.store import StoreSettings
+from tests.property.children import run_child
 from tests.property.observed import Observed, differences, observe
 from tests.property.protected import Protected
-from tests.servers import S3Server
 from tests.property.volume_model import STEP_NAMES, Volume
+from tests.servers import S3Server
 
 LONG = "SMSNAP_LONG" in os.environ
+NOBODY = 65_534
 pytestmark = [pytest.mark.root, pytest.mark.loop, pytest.mark.slow]
 
 
 class Commit(NamedTuple):
-    """How a run is made; `lost`: all local state was lost before it."""
+    """How a run is made. `lost`: all local state was lost before it; `blind`: before it one by a mere user."""
 
     full: bool = False
     reread: bool = False
@@ -38,6 +41,7 @@ class Commit(NamedTuple):
     pool: bool = False
     attach: bool = True
     identity: bool = False
+    blind: bool = False
 
 
 Steps = list[tuple[str, int]]
@@ -60,6 +64,15 @@ STEPS = st.lists(STEP, min_size=1, max_size=18)
 QUIET = st.lists(st.builds(Round, STEPS, COMMITS, st.just([])), min_size=4, max_size=7)
 BUSY = st.lists(
     st.builds(Round, STEPS, COMMITS, st.lists(STEP, min_size=2, max_size=9)), min_size=3, max_size=5
+)
+
+
+BLIND = st.lists(
+    st.builds(
+        Round, STEPS, st.builds(Commit, full=RARELY, attach=st.booleans(), blind=st.just(True)), st.just([])
+    ),
+    min_size=4,
+    max_size=6,
 )
 
 
@@ -102,6 +115,8 @@ class Run:
             outcome = self.backup(one.commit, Meddler(self.volume, one.during))
             if outcome.snapshot is not None:
                 self.moments.append((outcome.snapshot.id, None))
+        if one.commit.blind:
+            self.backup_half_blind(one.commit)
         moment = observe(self.protected.root)
         outcome = self.backup(one.commit)
         assert outcome.incomplete == ()
@@ -114,6 +129,23 @@ class Run:
             before = self.moments[-1][1]
             assert before is None or differences(before, moment) == []
             self.moments[-1] = (self.moments[-1][0], moment)
+
+    def backup_half_blind(self, commit: Commit) -> None:
+        """A run by somebody who may not read everything."""
+        self.protected.state_dir.mkdir(exist_ok=True)
+        for top in (self.directory / "repository", self.protected.state_dir):
+            for path in (top, *top.rglob("*")):
+                os.chown(path, NOBODY, NOBODY)
+
+        def attempt() -> str:
+            try:
+                outcome = self.backup(commit)
+            except VolumeError:
+                return ""
+            return outcome.snapshot.id if outcome.snapshot else ""
+
+        if snapshot := run_child(attempt, uid=NOBODY):
+            self.moments.append((snapshot, None))
 
     def backup(self, commit: Commit, progress: Progress | None = None) -> BackupOutcome:
         """One run."""
@@ -152,11 +184,15 @@ def live(directory: Path, settings_: StoreSettings, history: list[Round]) -> Non
         stack.callback(run.volume.close)
         for one in history:
             run.round(one)
-        note(f"{len(run.moments)} recovery points of up to {max(len(m or ()) for _, m in run.moments)} entries")
+        note(
+            f"{len(run.moments)} recovery points of up to {max(len(m or ()) for _, m in run.moments)} entries"
+        )
         run.verify()
 
 
-def histories(examples: int, rounds: st.SearchStrategy[list[Round]] = QUIET) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def histories(
+    examples: int, rounds: st.SearchStrategy[list[Round]] = QUIET
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Hypothesis's settings: the same histories in each run, unless many are asked for."""
     chosen = settings(
         max_examples=examples * 25 if LONG else examples,
@@ -181,7 +217,7 @@ def test_in_a_directory(history: list[Round], new_directory: Callable[[], Path])
 
 
 @pytest.mark.server
-@histories(6)
+@histories(4)
 def test_on_s3(
     history: list[Round],
     new_directory: Callable[[], Path],
@@ -195,4 +231,14 @@ def test_on_s3(
 def test_while_the_volume_moves(history: list[Round], new_directory: Callable[[], Path]) -> None:
     """A run that is overtaken gives a recovery point that restores; the next one misses nothing."""
     directory = new_directory()
+    live(directory, StoreSettings((directory / "repository").as_uri()), history)
+
+
+@histories(8, BLIND)
+def test_runs_by_a_user_who_may_not_read_everything(
+    history: list[Round], new_directory: Callable[[], Path]
+) -> None:
+    """What he cannot see stays as it was in a recovery point that restores; then root sees it all."""
+    directory = new_directory()
+    directory.chmod(0o777)
     live(directory, StoreSettings((directory / "repository").as_uri()), history)

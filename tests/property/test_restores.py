@@ -7,6 +7,7 @@ import random
 import shutil
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,7 @@ def truth(protected: Protected) -> Observed:
 
 
 def below(tree: Observed, *paths: bytes) -> Observed:
-    """The part of a tree that a selection takes, with the directories above; link groups as they are in it."""
+    """The part of a tree that a selection takes, and the directories above; link groups as they are in it."""
     taken = {
         path: seen
         for path, seen in tree.items()
@@ -160,7 +161,9 @@ def test_overwrite_always_makes_everything_as_it_was(
     assert differences(truth, found) == []
 
 
-def test_overwrite_if_changed_goes_by_the_metadata(protected: Protected, truth: Observed, target: Path) -> None:
+def test_overwrite_if_changed_goes_by_the_metadata(
+    protected: Protected, truth: Observed, target: Path
+) -> None:
     protected.restore(target)
     disturb(target)
     outcome = protected.restore(target, overwrite="if-changed", delete=True)
@@ -168,7 +171,9 @@ def test_overwrite_if_changed_goes_by_the_metadata(protected: Protected, truth: 
     assert outcome.skipped > 500
     found = observe(target)
     hidden = found.pop(b"directory-3/deeper-1/file-3")
-    assert hidden.mtime_ns == truth[b"directory-3/deeper-1/file-3"].mtime_ns  # times put back: taken as unchanged
+    assert (
+        hidden.mtime_ns == truth[b"directory-3/deeper-1/file-3"].mtime_ns
+    )  # times put back: taken as unchanged
     expected = {path: seen for path, seen in truth.items() if path != b"directory-3/deeper-1/file-3"}
     assert differences(expected, found) == []
 
@@ -182,7 +187,9 @@ def test_overwrite_never_adds_alone(protected: Protected, truth: Observed, targe
     assert after[b"directory-2/deeper-0/file-2"] == truth[b"directory-2/deeper-0/file-2"]
     kept = {path for path in before if before[path].kind != stat.S_IFDIR}
     for path in kept:
-        assert (before[path].content, before[path].mtime_ns) == (after[path].content, after[path].mtime_ns), path
+        assert (before[path].content, before[path].mtime_ns) == (after[path].content, after[path].mtime_ns), (
+            path
+        )
     assert {issue.path for issue in outcome.not_restored} >= {b"directory-4", b"directory-4/deeper-0"}
 
 
@@ -191,7 +198,9 @@ def test_delete_needs_overwrite(protected: Protected, target: Path) -> None:
         protected.restore(target, delete=True)
 
 
-def test_delete_within_a_selection_spares_the_rest(protected: Protected, truth: Observed, target: Path) -> None:
+def test_delete_within_a_selection_spares_the_rest(
+    protected: Protected, truth: Observed, target: Path
+) -> None:
     protected.restore(target)
     (target / "directory-1" / "mine").write_bytes(b"mine")
     (target / "directory-2" / "mine").write_bytes(b"mine")
@@ -287,14 +296,16 @@ def test_a_restore_that_is_killed_goes_on(
     number, killed = 1, 0
     while True:
         number += 2
-        if run_child(lambda: protected.restore(target, pool=pool, progress=KillAt(number))) is not KILLED:
+        progress = KillAt(number)
+        if run_child(partial(protected.restore, target, pool=pool, progress=progress)) is not KILLED:
             break
         killed += 1
         whole_or_absent(truth, target)
     assert killed >= 3
     shutil.rmtree(target)
     for at in (2, 4, 6):
-        assert run_child(lambda at=at: protected.restore(target, pool=pool, progress=KillAt(at))) is KILLED
+        progress = KillAt(at)
+        assert run_child(partial(protected.restore, target, pool=pool, progress=progress)) is KILLED
     outcome = protected.restore(target, pool=pool)
     assert outcome.not_restored == ()
     assert differences(truth, observe(target)) == []

@@ -7,7 +7,6 @@ apply, so that any list of steps is a history.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import mmap
 import os
@@ -19,49 +18,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.property.syscalls import punch, some_acl
+
 MIB: Final = 1024 * 1024
 NAMES: Final = (
-    b"a",
-    b"b",
-    b"c",
-    b"d",
-    b"a.txt",
-    b"A",
-    b"a b\n",
-    b"-rf",
-    b"%a=b%",
-    b"\xc3\xa9t\xc3\xa9",
-    b"\xff\xfe\x01",
-    b"tail ",
-    b"n" * 255,
+    *(b"a", b"b", b"c", b"d", b"a.txt", b"A", b"a b\n", b"-rf", b"%a=b%", b"tail "),
+    *(b"\xc3\xa9t\xc3\xa9", b"\xff\xfe\x01", b"n" * 255),
 )
 SIZES: Final = (0, 1, 511, 512, 513, 4095, 4096, 4097, 20_000, 120_000)
 OWNERS: Final = (0, 1, 500, 1000, 65_534, 3_000_000)
 MODES: Final = (0o644, 0o600, 0, 0o755, 0o4755, 0o2755, 0o6711, 0o1777, 0o444, 0o070)
 DEPTH: Final = 4
-_FALLOC_FL_PUNCH_HOLE, _FALLOC_FL_KEEP_SIZE = 2, 1
-_ACL_UNDEFINED: Final = 0xFFFFFFFF
-_CAPABILITY: Final = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)  # cap_net_bind_service+ep, revision 2
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def punch(fd: int, offset: int, length: int) -> None:
-    """Make a hole (fallocate(2))."""
-    mode = _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE
-    if _libc.fallocate(fd, mode, ctypes.c_int64(offset), ctypes.c_int64(length)):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def acl(*entries: tuple[int, int, int]) -> bytes:
-    """An ACL as acl(5) lies in an attribute, of (tag, permissions, id)."""
-    rows = sorted(entries, key=lambda entry: (entry[0], entry[2]))
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *row) for row in rows)
-
-
-def some_acl(user: int, permissions: int) -> bytes:
-    """An ACL with a named user and a mask."""
-    base = ((0x01, 7, _ACL_UNDEFINED), (0x04, 5, _ACL_UNDEFINED), (0x20, 4, _ACL_UNDEFINED))
-    return acl(*base, (0x02, permissions, user), (0x10, 7, _ACL_UNDEFINED))
+_CAPABILITY: Final = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+"""cap_net_bind_service+ep, revision 2 (capabilities(7))."""
 
 
 class Volume:
@@ -401,15 +370,16 @@ def _remove(place: bytes) -> None:
         os.unlink(place)
 
 
-_COMMON: Final = ("create", "copy", "rename", "rename_directory", "link", "mkdir", "delete", "hide", "change_kind")
+_COMMON: Final = (
+    *("create", "copy", "rename", "rename_directory", "link", "mkdir", "delete", "hide", "change_kind"),
+)
+_OTHERS: Final = (
+    *("append", "truncate", "rewrite", "replace", "map", "map_again", "sparse", "punch", "large"),
+    *("edit_large", "special", "symlink", "unlink", "break_link", "swap", "delete_and_create"),
+    *("chmod", "chown", "touch", "attribute", "acl"),
+)
 STEPS: Final[dict[str, Callable[[Volume, random.Random], None]]] = {
-    name: getattr(Volume, name)
-    for name in (
-        *_COMMON,
-        *("append", "truncate", "rewrite", "replace", "map", "map_again", "sparse", "punch", "large", "edit_large"),
-        *("special", "symlink", "unlink", "break_link", "swap", "delete_and_create"),
-        *("chmod", "chown", "touch", "attribute", "acl"),
-    )
+    name: getattr(Volume, name) for name in (*_COMMON, *_OTHERS)
 }
 STEP_NAMES: Final = (*STEPS, *_COMMON, *_COMMON, "edit_large")
 """To choose from: what makes trees and moves them about comes more often."""

@@ -174,6 +174,14 @@ class Target:
         """
         return self._directories.make(path)
 
+    def has_directory(self, path: bytes) -> bool:
+        """Whether there is a directory already."""
+        try:
+            self._place.descent.open(path)
+        except PROBLEMS:
+            return False
+        return True
+
     def finish_directory(self, path: bytes, entry: Entry) -> str:
         """Give a directory its metadata, after everything in it; deepest first.
 
@@ -184,8 +192,8 @@ class Target:
     def remove_extra(self, directory: bytes, keep: Set[bytes], *, dry_run: bool = False) -> Removed:
         """Remove everything in `directory` whose name is not in `keep`, with all that is below it.
 
-        At the root, lost+found and the mark of this restore stay. Other mounts are never entered. Call it
-        before `finish_directory`. With `dry_run` nothing is removed: the result says what would be.
+        At the root, lost+found and the mark of this restore stay. Nothing on another mount than the root's is
+        removed. Call it before `finish_directory`. With `dry_run` nothing is removed: the result says what would be.
         """
         return self._directories.remove_extra(directory, keep, dry_run=dry_run)
 

@@ -14,7 +14,7 @@ from smsnapd.volume.tarball.failure import PROBLEMS, RefusedError, abort_if_hope
 from smsnapd.volume.tarball.marker import LOST_AND_FOUND, MARKER, PARTIAL
 from smsnapd.volume.tarball.ownership import UNFINISHED, disinherit
 from smsnapd.volume.tarball.placement import Placement
-from smsnapd.volume.tarball.removal import Removal, Removed, make_accessible
+from smsnapd.volume.tarball.removal import MOUNTED, Removal, Removed, make_accessible, mount_of
 
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -97,7 +97,10 @@ class Directories:
             keep = keep | {MARKER, LOST_AND_FOUND}
         descent = self._place.descent
         try:
-            removal = Removal(descent.open(directory).fd, directory, dry_run=dry_run)
+            fd = descent.open(directory).fd
+            if mount_of(fd) != mount_of(descent.root_fd):
+                return Removed(kept=[(directory, MOUNTED)])
+            removal = Removal(fd, directory, dry_run=dry_run)
             removal.all_but(keep)
         except PROBLEMS as problem:
             return Removed(kept=[(directory, reason_of(problem, directory))])

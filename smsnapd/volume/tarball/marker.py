@@ -65,6 +65,22 @@ def begin_restore(root: bytes, snapshot: str, selection: str = "", overwrite: st
         os.close(root_fd)
 
 
+def foresee_restore(root: bytes, snapshot: str, selection: str = "", overwrite: str = "") -> str:
+    """What `begin_restore` would return or raise. Makes and marks nothing; a missing directory is "fresh"."""
+    try:
+        root_fd = os.open(root, _OPEN_ROOT)
+    except FileNotFoundError:
+        return "fresh"
+    except OSError as error:
+        raise _unusable(root, error) from error
+    try:
+        return _decide(root_fd, root, Mark(snapshot, selection, overwrite))[0]
+    except OSError as error:
+        raise _unusable(root, error) from error
+    finally:
+        os.close(root_fd)
+
+
 def finish_restore(root: bytes) -> None:
     """Remove the mark: everything is there and durable. May be repeated. Raises `TargetError`."""
     try:
@@ -100,22 +116,27 @@ def _open_root(root: bytes) -> int:
 
 
 def _begin(root_fd: int, root: bytes, asked: Mark) -> str:
+    overwrite, begun = _decide(root_fd, root, asked)
+    if not begun:
+        _write(root_fd, Mark(asked.snapshot, asked.selection, overwrite))
+    return overwrite
+
+
+def _decide(root_fd: int, root: bytes, asked: Mark) -> tuple[str, bool]:
+    """How to restore there, and whether this restore was begun before."""
     names = {os.fsencode(name) for name in os.listdir(root_fd)}
     if MARKER in names:
-        return _resume(_read(root_fd, root), root, asked)
+        return _resume(_read(root_fd, root), root, asked), True
     if all(name == LOST_AND_FOUND or name.startswith(PARTIAL) for name in names):
-        overwrite = "fresh"
-    elif asked.overwrite:
-        overwrite = asked.overwrite
-    else:
-        raise TargetError(
-            f"restore to {path_text(root)}",
-            "it is not empty",
-            "give an empty or new directory, or say what may happen to files that are there: "
-            "--overwrite never, if-changed or always",
-        )
-    _write(root_fd, Mark(asked.snapshot, asked.selection, overwrite))
-    return overwrite
+        return "fresh", False
+    if asked.overwrite:
+        return asked.overwrite, False
+    raise TargetError(
+        f"restore to {path_text(root)}",
+        "it is not empty",
+        "give an empty or new directory, or say what may happen to files that are there: "
+        "--overwrite never, if-changed or always",
+    )
 
 
 def _resume(found: Mark, root: bytes, asked: Mark) -> str:

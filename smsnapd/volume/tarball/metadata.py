@@ -19,17 +19,21 @@ _UNSETTLED: Final = int(Flag.UNSETTLED)
 _SPARSE: Final = int(Flag.SPARSE)
 _BLOCK_OF_STAT: Final = 512
 """The unit of `st_blocks`, whatever the file system's own (stat(2))."""
+_SIMPLE: Final = 4 * 4096
+"""Bytes up to which an inode of ext4 needs no block for its extents."""
 
 
 def regular_entry(scanned: Entry, descriptor: int, status: os.stat_result) -> Entry:
     """The entry of an open regular file, `status` being its fstat. Raises `OSError`."""
     flags, segments = flags_now(scanned, status), None
-    if status.st_blocks * _BLOCK_OF_STAT < status.st_size:
-        segments = find_segments(descriptor, status.st_size)
     mode, inode, _, links, uid, gid, size, _, _, _ = status
+    xattrs = read_xattrs(descriptor)
+    # Blocks of attributes and of many extents count in st_blocks too, and may make up for a hole.
+    if size and (status.st_blocks * _BLOCK_OF_STAT < size or xattrs or size > _SIMPLE):
+        segments = find_segments(descriptor, size)
     return Entry(
         scanned.name, _REGULAR, flags if segments is None else flags | _SPARSE, mode & 0o7777, uid, gid, size,
-        status.st_mtime_ns, status.st_ctime_ns, inode, links, 0, b"", read_xattrs(descriptor), segments or (),
+        status.st_mtime_ns, status.st_ctime_ns, inode, links, 0, b"", xattrs, segments or (),
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from smsnapd.volume.tarball.failure import PROBLEMS, RefusedError, reason_of
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PINNED: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _HELD: Final = 64
-_MOUNTED: Final = "another file system is mounted there"
+MOUNTED: Final = "another file system is mounted there"
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Removal:
         self._fd = fd
         self._directory = directory
         self._dry_run = dry_run
-        self._mount = _mount_of(fd)
+        self._mount = mount_of(fd)
         self._frames: list[_Frame] = []
 
     def all_but(self, keep: Set[bytes]) -> None:
@@ -111,9 +111,9 @@ class Removal:
         except OSError as error:
             self.removed.kept.append((path, reason_of(error, path)))
             return
-        if _mount_of(fd) != self._mount:
+        if mount_of(fd) != self._mount:
             os.close(fd)
-            self.removed.kept.append((path, _MOUNTED))
+            self.removed.kept.append((path, MOUNTED))
             return
         found = os.fstat(fd)
         frame = _Frame(name, path, fd, (found.st_dev, found.st_ino))
@@ -187,7 +187,7 @@ def _climb(fd: int, expected: tuple[int, int]) -> int:
     return above
 
 
-def _mount_of(fd: int) -> bytes:
+def mount_of(fd: int) -> bytes:
     """The id of the mount that the file lies on (proc_pid_fdinfo(5))."""
     with open(f"/proc/self/fdinfo/{fd}", "rb") as lines:
         return next(line for line in lines if line.startswith(b"mnt_id:"))

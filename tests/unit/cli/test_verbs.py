@@ -149,6 +149,7 @@ def test_restore_asks_for_what_was_said(configured, played, one_snapshot, tmp_pa
             delete=True,
             users=(("500", "1000"), ("a", "b")),
             dry_run=True,
+            keep=(bytes(tmp_path / "state"),),
         )
     ]
 

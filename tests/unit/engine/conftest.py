@@ -40,3 +40,9 @@ def protect(tmp_path: Path) -> Callable[..., Protected]:
 def protected(protect: Callable[..., Protected]) -> Protected:
     """The volume `tmp_path/volume` and a repository in memory."""
     return protect()
+
+
+@pytest.fixture
+def on_disk(protect: Callable[..., Protected], tmp_path: Path) -> Protected:
+    """The same, with a repository that other processes see too."""
+    return protect((tmp_path / "repository").as_uri())

@@ -195,11 +195,6 @@ def give_away(top: Path) -> None:
             above.chmod(above.stat().st_mode | 0o5)
 
 
-@pytest.fixture
-def on_disk(protect: Callable[..., Protected], tmp_path: Path) -> Protected:
-    return protect((tmp_path / "repository").as_uri())
-
-
 @pytest.mark.root
 @pytest.mark.parametrize("closed", ["directory", "file"])
 def test_a_name_that_cannot_be_read_keeps_the_content_of_a_first_name_that_is_gone(

@@ -1,101 +1,44 @@
 """Every object damaged in every way: `check` names it, and no restore passes damage off as whole.
 
-Beside it: ends that were cut off, old and foreign objects, what a reader of the bucket sees, and what the
-command line says.
+Beside it: ends that were cut off, old and foreign objects, a volume that is gone.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
-from smsnapd.cli.main import main
 from smsnapd.engine.check import CheckRequest, run_check
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import DamageError, NoRepositoryError, WrongKeyError
 from smsnapd.format import names
-from smsnapd.format.keyslot import make_keyslot
-from smsnapd.store import open_store
-from tests.fault.every_object import (
-    CHEAP,
-    MARKER,
+from tests.fault.objects.every_object import (
     OTHER,
     SECOND_PASSPHRASE,
     SMALL,
     SORTS,
     Damage,
     Kept,
-    Reading,
-    Volume,
     changes,
     damages,
     exchanges,
     flipped,
     flips,
-    keep,
     make_protected,
     rounds_of_flips,
-    sealed_parts,
     sort_of,
-    stored_objects,
 )
-from tests.property.observed import Observed, differences, observe
-from tests.property.protected import PASSPHRASE, VOLUME, Protected
+from tests.property.observed import Observed, observe
+from tests.property.protected import PASSPHRASE, VOLUME
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """A directory in memory where that can be had: every run syncs, and so does every restore."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_mount() else None, prefix="damage-") as directory:
-        yield Path(directory)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cheap_passphrases() -> Iterator[None]:
-    """Keyslots that open at once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smsnapd.repository.access.make_keyslot", partial(make_keyslot, cost=CHEAP))
-        yield
-
-
-@pytest.fixture(scope="module")
-def kept(place: Path) -> Kept:
-    """Made once; whole: every restore is the tree, and `check` finds nothing."""
-    kept = keep(place / "one")
-    for reader, truth in kept.truths.items():
-        store = Reading(open_store(kept.protected.settings))
-        outcome = kept.restore(place / "target", *reader, store=store)  # type: ignore[arg-type]
-        assert (outcome.not_restored, outcome.damaged) == ((), 0)
-        assert differences(truth, observe(place / "target")) == []
-        shutil.rmtree(place / "target")
-        kept.needs[reader] = store.read
-        if reader[0] == VOLUME:  # what is of the second writer alone is read, and can be done without
-            store.read -= {kept.of_sort("writer")[1]}
-    report = kept.check()
-    assert (report.findings, report.fenced, report.opened) == ((), (), True)
-    assert {sort_of(name) for name in kept.objects} == SORTS.keys()
-    return kept
-
-
-@pytest.fixture
-def target(place: Path) -> Iterator[Path]:
-    yield place / "target"
-    shutil.rmtree(place / "target", ignore_errors=True)
 
 
 # --- every byte
@@ -131,9 +74,11 @@ def test_flipped_bytes_of_rosters_are_damage(kept: Kept) -> None:
     for name in kept.of_sort("roster"):
         for position in flips(kept.objects[name]):
             with kept.after({name: flipped(kept.objects[name], position)}):
-                for write_key in (False, True):
-                    with pytest.raises(DamageError, match=name), kept.protected.repository(write_key=write_key):
-                        pass
+                for key in ({"recovery_key": kept.protected.recovery_key}, {"passphrase": PASSPHRASE}):
+                    with pytest.raises(DamageError, match=name):
+                        kept.open(**key)
+                with pytest.raises(DamageError, match=name):
+                    kept.open(write_key_text=kept.protected.write_key_text)
 
 
 @pytest.mark.parametrize("write_key", [False, True], ids=["identity", "write-key"])
@@ -213,8 +158,6 @@ def test_what_happens_to_an_object_is_never_restored_as_if_it_were_whole(
         for damage in damages(kept, name):
             if damage.after[name] is None and name.endswith(f"-{kept.reader(name)[1]}"):
                 continue  # this recovery point is not listed any more
-            if damage.after == {names.roster_name(2): None}:
-                continue  # nor is it known for whom this was granted, but in what they wrote
             with kept.after(damage.after):
                 check_restore(kept, damage, target)
 
@@ -298,7 +241,26 @@ def test_an_old_lease_is_found(kept: Kept) -> None:
             assert kept.found(write_key=write_key, volume=VOLUME).keys() == {name}
 
 
-def test_objects_of_another_repository_are_not_taken(kept: Kept, twin: dict[str, bytes], target: Path) -> None:
+def test_the_next_backup_mends_an_old_lease(tmp_path: Path) -> None:
+    protected = make_protected(tmp_path)
+    lease = tmp_path / "repository" / names.lease_name(VOLUME)
+    old = b""
+    for text in ("one", "two", "three"):
+        (protected.root / "file").write_text(text)
+        protected.backup(workers=0)
+        old = old or lease.read_bytes()
+    lease.write_bytes(old)
+    (protected.root / "file").write_text("four")
+    protected.backup(workers=0)
+    assert protected.check().findings == ()
+    with protected.repository() as repository:
+        generations = [name.generation for name in History.load(repository, VOLUME).names]
+    assert generations == sorted(set(generations))
+
+
+def test_objects_of_another_repository_are_not_taken(
+    kept: Kept, twin: dict[str, bytes], target: Path
+) -> None:
     for sort in SORTS:
         foreign = next(data for name, data in twin.items() if sort_of(name) == sort)
         name = kept.of_sort(sort)[0]
@@ -316,152 +278,5 @@ def test_a_repository_without_its_record(kept: Kept) -> None:
         for write_key in (False, True):
             with pytest.raises(DamageError, match="record"), kept.protected.repository(write_key=write_key):
                 pass
-    with kept.after(dict.fromkeys(kept.objects)), pytest.raises(NoRepositoryError), kept.protected.repository():
-        pass
-
-
-# --- who reads the bucket
-
-
-@pytest.fixture(scope="module")
-def twin(place: Path) -> dict[str, bytes]:
-    """The objects of another repository in which the same happened."""
-    protected = make_protected(place / "two")
-    volume = Volume(protected)
-    volume.first_chain()
-    volume.second_chain()
-    return stored_objects(place / "two/repository")
-
-
-def names_within(protected: Protected) -> set[str]:
-    """The names of all chunks and segments, with those that are attached."""
-    with protected.repository() as repository:
-        history = History.load(repository, VOLUME)
-        manifests = [history.record(name).manifest for name in history.names]
-    chunks = [names.chunk_name(VOLUME, ref.name_hash, ref.key_id) for made in manifests for ref in made.chunks]
-    catalogs = [names.catalog_name(VOLUME, ref.name_hash, ref.key_id) for made in manifests for ref in made.catalog]
-    return {*chunks, *catalogs}
-
-
-def test_equal_trees_in_two_repositories_share_no_name(kept: Kept, twin: dict[str, bytes], place: Path) -> None:
-    fixed = {names.REPOSITORY, names.roster_name(1), names.lease_name(VOLUME)}
-    assert kept.objects.keys() & twin.keys() == fixed
-    two = Protected(
-        kept.protected.root,
-        place / "two/state",
-        replace(kept.protected.settings, url=(place / "two/repository").as_uri()),
-        kept.protected.recovery_key,
-        kept.protected.write_key_text,
-    )
-    with pytest.raises(WrongKeyError):
-        names_within(two)
-    ours = names_within(kept.protected)
-    assert len(ours) > len(kept.of_sort("chunk")) + len(kept.of_sort("catalog"))
-    hashes = {re.search("[0-9a-f]{64}", name)[0] for name in ours}  # type: ignore[index]
-    assert not any(digest in name for digest in hashes for name in twin)
-    assert not any(bytes.fromhex(digest) in data for digest in hashes for data in twin.values())
-
-
-def test_no_name_and_no_content_can_be_read(kept: Kept) -> None:
-    words = {MARKER, b"target-of", b"directory-", b"small-", b"something else", bytes(kept.protected.root)}
-    words |= {os.path.basename(path) for truth in kept.truths.values() for path in truth if path}
-    for name, data in kept.objects.items():
-        assert [word for word in words if word in data or word in name.encode()] == [], name
-
-
-def padme(length: int) -> int:
-    """The length that Padmé pads `length` to (FORMAT.md, section 5)."""
-    exponent = length.bit_length() - 1
-    step = 1 << exponent - exponent.bit_length()
-    return -(-length // step) * step
-
-
-def test_sizes_are_padded(kept: Kept) -> None:
-    sealed = [name for name in kept.objects if sort_of(name) in ("chunk", "catalog", "manifest")]
-    sizes = [end - begin for name in sealed for begin, end in sealed_parts(kept.objects[name])]
-    assert len(sizes) > len(sealed)
-    assert [size for size in sizes if size < 4096 or size != padme(size)] == []
-    assert len(set(sizes)) < len(sizes) / 2
-
-
-# --- the command line
-
-
-class Answer(NamedTuple):
-    """Exit status, the document on standard output, the error on standard error."""
-
-    status: int
-    report: Any
-    error: Any
-
-
-@pytest.fixture
-def smsnap(
-    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Answer]:
-    """`smsnap(arguments…)`, with --json; by default with the recovery key."""
-    config = tmp_path / "smsnapd.toml"
-    config.write_text(
-        f'[volume]\nname = "{VOLUME}"\npath = "{kept.protected.root}"\n'
-        f'[repository]\nurl = "{kept.protected.settings.url}"\n'
-        f'[state]\ndir = "{kept.protected.state_dir}"\n'
-    )
-
-    def run(*arguments: str, passphrase: str = kept.protected.recovery_key) -> Answer:
-        monkeypatch.setenv("SMSNAP_PASSPHRASE", passphrase)
-        status = main([*arguments, "--json", "-c", str(config)])
-        said = capfd.readouterr()
-        errors = [line for line in said.err.splitlines() if line.startswith('{"error"')]
-        report = json.loads(said.out) if said.out else None
-        return Answer(status, report, json.loads(errors[-1]) if errors else None)
-
-    return run
-
-
-@pytest.mark.parametrize("sort", SORTS)
-def test_the_command_line_tells_damage(
-    kept: Kept, sort: str, smsnap: Callable[..., Answer], target: Path
-) -> None:
-    name = kept.of_sort(sort)[0]
-    _, snapshot = kept.reader(name)
-    with kept.after({name: flipped(kept.objects[name], len(kept.objects[name]) // 3)}):
-        checked = smsnap("check", "--read-data")
-        restored = smsnap("restore", "--target", str(target), "--snapshot", snapshot)
-    assert checked.status == 13
-    if sort in ("repository", "roster"):
-        assert (checked.error["error"], checked.error["exit_status"]) == ("DamageError", 13)
-        assert name in checked.error["what"]
-    else:
-        assert checked.report["ok"] is False
-        assert name in {item["object"] for item in checked.report["findings"]}
-    assert (restored.status == 0) == (sort in ("keyslot", "lease"))
-    if restored.report is None:
-        assert (restored.status, restored.error["error"], restored.error["exit_status"]) == (13, "DamageError", 13)
-        assert not target.exists()
-    else:
-        assert restored.status in (0, 13)
-        assert all(name in item["reason"] for item in restored.report["not_restored"])
-        assert bool(restored.report["not_restored"]) == (restored.status == 13)
-
-
-def test_the_command_line_tells_a_whole_repository(kept: Kept, smsnap: Callable[..., Answer], target: Path) -> None:
-    answer = smsnap("check", "--read-data", "--expect-head", kept.latest)
-    assert (answer.status, answer.report["ok"], answer.report["findings"]) == (0, True, [])
-    assert (answer.report["opened"], answer.report["objects"]) == (True, len(kept.objects) - 1)
-    answer = smsnap("restore", "--target", str(target))
-    assert (answer.status, answer.report["not_restored"]) == (0, [])
-
-
-def test_the_command_line_tells_damaged_keyslots(kept: Kept, smsnap: Callable[..., Answer]) -> None:
-    with kept.after({name: flipped(kept.objects[name], 300) for name in kept.of_sort("keyslot")}):
-        answer = smsnap("check", passphrase=PASSPHRASE)
-    assert (answer.status, answer.error["error"], answer.error["exit_status"]) == (13, "DamageError", 13)
-
-
-def test_the_command_line_tells_an_expected_head_that_is_missing(
-    kept: Kept, smsnap: Callable[..., Answer]
-) -> None:
-    with kept.after({kept.manifests[-1]: None}):
-        answer = smsnap("check", "--expect-head", kept.latest)
-    assert answer.status == 13
-    assert any(kept.latest in item["problem"] for item in answer.report["findings"])
+    with kept.after(dict.fromkeys(kept.objects)), pytest.raises(NoRepositoryError):
+        kept.open(passphrase=PASSPHRASE)

@@ -14,8 +14,10 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from smsnapd.engine.backup import BackupRequest, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
@@ -149,9 +151,7 @@ class Kept:
         except DamageError as error:
             return {error.what.rpartition(" ")[2]: error.why}
 
-    def restore(
-        self, target: Path, volume: str, snapshot: str, store: Store | None = None
-    ) -> RestoreOutcome:
+    def restore(self, target: Path, volume: str, snapshot: str, store: Store | None = None) -> RestoreOutcome:
         with self.protected.repository(store) as repository:
             history = History.load(repository, volume)
             found = history.find(snapshot)
@@ -177,9 +177,12 @@ def keep(place: Path) -> Kept:
 
 
 def make_protected(place: Path) -> Protected:
+    """An empty repository, whose keyslot opens at once."""
     (place / "volume").mkdir(parents=True)
     settings = StoreSettings((place / "repository").as_uri())
-    return Protected.create(place / "volume", place / "state", settings)
+    cheap = partial(make_keyslot, cost=CHEAP)
+    with mock.patch("smsnapd.repository.access.make_keyslot", cheap):
+        return Protected.create(place / "volume", place / "state", settings)
 
 
 def stored_objects(root: Path) -> dict[str, bytes]:
@@ -303,7 +306,7 @@ class Damage(NamedTuple):
 
 
 def sealed_parts(data: bytes) -> Iterator[tuple[int, int]]:
-    """Begin and end of each sealed object in one object: its own, and what is attached (FORMAT.md, section 5)."""
+    """Begin and end of each sealed object in one object: its own, and what is attached."""
     position = 0
     while position < len(data):
         *_, length = _HEADER.unpack_from(data, position)
@@ -324,7 +327,7 @@ def sections(data: bytes) -> list[int]:
 
 
 def flips(data: bytes) -> list[int]:
-    """Positions to flip a byte at: all of a small record; else both sides of all sections' edges, and others."""
+    """Positions to flip a byte at: all of a small record; else both sides of sections' edges, and others."""
     if len(data) < SMALL:
         return list(range(len(data)))
     edges = {position for begin in sections(data) for position in (begin - 1, begin)}
@@ -373,6 +376,8 @@ def exchanges(kept: Kept, name: str) -> Iterator[Damage]:
     place = alike.index(name)
     if len(alike) > 1:
         partner = alike[place - 1]
-        yield Damage(name, f"swapped with {partner}", {name: kept.objects[partner], partner: kept.objects[name]})
+        yield Damage(
+            name, f"swapped with {partner}", {name: kept.objects[partner], partner: kept.objects[name]}
+        )
     for older in {alike[0], alike[place - 1]} if place else ():
         yield Damage(name, f"replayed {older}", {name: kept.objects[older]})

@@ -1,0 +1,200 @@
+"""Worker processes: results in order, errors whole, nobody waits for ever, nothing is left behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from smsnapd.engine.pool import WINDOW_PER_WORKER, Pool
+from smsnapd.errors import DamageError, SmsnapError
+
+LOCK = threading.Lock()
+WORKERS = (0, 1, 3)
+
+
+class Job(msgspec.Struct, array_like=True):
+    number: int
+    does: str = ""
+    data: bytes = b""
+
+
+class Done(msgspec.Struct, array_like=True):
+    number: int
+    pid: int
+    data: bytes = b""
+
+
+class StubbornError(Exception):
+    """Pickles, and cannot be made again of what was pickled."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+class Jobber:
+    def __init__(self) -> None:
+        self._handled = 0
+
+    def handle(self, job: Job) -> Done:
+        self._handled += 1
+        if job.does == "damage":
+            raise DamageError("read it", "it is broken", "mend it")
+        if job.does == "stubborn":
+            raise StubbornError("one", "two")
+        if job.does == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if job.does == "sleep":
+            time.sleep(0.05)
+        if job.does == "lock":
+            return Done(int(LOCK.acquire(timeout=0.1)), os.getpid())
+        return Done(job.number, os.getpid(), job.data)
+
+    def finish(self) -> Done:
+        return Done(self._handled, os.getpid())
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Task:
+    broken: bool = False
+
+    @property
+    def job_type(self) -> Any:
+        return Job
+
+    @property
+    def result_type(self) -> Any:
+        return Done
+
+    def open(self) -> Jobber:
+        if self.broken:
+            raise DamageError("open it", "it is broken")
+        return Jobber()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    yield
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_results_come_in_the_order_of_the_jobs(workers: int) -> None:
+    with Pool[Job, Done](Task(), workers) as pool:
+        jobs = (Job(number, "sleep" if number % 5 == 0 else "") for number in range(40))
+        results = list(pool.run(jobs))
+        again = list(pool.run([Job(7)]))
+        last = pool.finish()
+    assert [result.number for result in results] == list(range(40))
+    assert [result.number for result in again] == [7]
+    assert sum(result.number for result in last) == 41
+    assert len({result.pid for result in results}) <= max(workers, 1)
+    assert (os.getpid() in {result.pid for result in results}) == (workers == 0)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_no_jobs(workers: int) -> None:
+    with Pool[Job, Done](Task(), workers) as pool:
+        assert list(pool.run([])) == []
+        assert [result.number for result in pool.finish()] == [0] * max(workers, 1)
+
+
+def test_large_jobs_and_results_stop_nobody() -> None:
+    """Neither side waits for the other to read."""
+    data = os.urandom(3_000_000)
+    with Pool[Job, Done](Task(), 2) as pool:
+        assert all(result.data == data for result in pool.run(Job(number, "", data) for number in range(12)))
+
+
+def test_jobs_are_taken_no_faster_than_results_are() -> None:
+    taken = 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal taken
+        for number in range(1000):
+            taken += 1
+            yield Job(number)
+
+    with Pool[Job, Done](Task(), 2) as pool:
+        for seen, _ in enumerate(pool.run(jobs())):
+            assert taken <= seen + 1 + 2 * WINDOW_PER_WORKER
+            if seen == 100:
+                break
+
+
+def test_a_process_is_not_forked_while_a_thread_may_hold_a_lock() -> None:
+    """It would be held in the child for ever."""
+    held, let_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with LOCK:
+            held.set()
+            let_go.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        with Pool[Job, Done](Task(), 2) as pool:
+            results = list(pool.run(Job(number, "lock") for number in range(2)))
+    finally:
+        let_go.set()
+        thread.join()
+    assert [result.number for result in results] == [1, 1]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_an_error_arrives_as_it_was_raised(workers: int) -> None:
+    with Pool[Job, Done](Task(), workers) as pool, pytest.raises(DamageError) as caught:
+        list(pool.run([Job(1), Job(2, "damage"), Job(3)]))
+    assert (caught.value.what, caught.value.why, caught.value.hint) == ("read it", "it is broken", "mend it")
+    if workers:
+        assert "in handle" in caught.value.__notes__[0]
+
+
+def test_an_error_that_cannot_travel_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    with Pool[Job, Done](Task(), 1) as pool, pytest.raises(SmsnapError, match="StubbornError: onetwo"):
+        list(pool.run([Job(1, "stubborn")]))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_an_error_while_the_worker_is_made(dead: bool) -> None:
+    """It is told, also if the pipe is closed before the first job goes in."""
+    with Pool[Job, Done](Task(broken=True), 1) as pool, pytest.raises(DamageError, match="open it"):
+        for process in multiprocessing.active_children() if dead else ():
+            process.join()
+        list(pool.run([Job(1)]))
+
+
+def test_a_worker_that_is_killed_ends_the_work() -> None:
+    with Pool[Job, Done](Task(), 2) as pool, pytest.raises(SmsnapError, match="ended with status -9"):
+        list(pool.run(Job(number, "die" if number == 5 else "") for number in range(100)))
+
+
+def test_an_error_in_the_jobs_is_the_callers() -> None:
+    def jobs() -> Iterator[Job]:
+        yield Job(1)
+        raise ValueError("no more")
+
+    with Pool[Job, Done](Task(), 2) as pool, pytest.raises(ValueError, match="no more"):
+        list(pool.run(jobs()))
+
+
+def test_the_work_is_given_up_when_it_is_left() -> None:
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), Pool[Job, Done](Task(), 2) as pool:
+        for _ in pool.run(Job(number, "sleep") for number in range(1000)):
+            raise KeyboardInterrupt
+    assert time.monotonic() - started < 20
