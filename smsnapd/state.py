@@ -369,7 +369,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file is not what it should be; else it is locked, full or out of reach, and is not to blame."""
+    """Whether the file is not what it should be; else it is locked or out of reach, or the disk is full."""
     return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
 
 

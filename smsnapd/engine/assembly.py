@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from smsnapd.engine.changes import DirectoryChange
+from smsnapd.errors import VolumeError
 from smsnapd.format.manifest import Issue
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, join_path
 from smsnapd.state import has_names, is_alias
@@ -111,14 +112,14 @@ class Assembler:
             self._leads_not(path, item.entry)
 
     def _note(self, directory: bytes, recorded: list[Entry], after: dict[bytes, Entry]) -> None:
-        """`after` is the directory as it is with `recorded`; first names that it changes for the group part."""
+        """Take `recorded` into the directory as it will be; note first names that lead no group any more."""
         for entry in recorded:
             old = after.pop(entry.name, None)
             if entry.kind:
                 after[entry.name] = entry
-            if old is not None and has_names(old) and not is_alias(old):
-                if is_alias(entry) or not _leads(entry, old):
-                    self._parted.add(join_path(directory, entry.name))
+            led = old is not None and has_names(old) and not is_alias(old)
+            if old is not None and led and (is_alias(entry) or not _leads(entry, old)):
+                self._parted.add(join_path(directory, entry.name))
 
     def _outcome(self, directory: bytes, scanned: Entry, outcome: Placed, old: Entry | None) -> Entry | None:
         """What to record: the entry, a tombstone if it is gone, None if what the index has stays."""
@@ -147,6 +148,10 @@ class Assembler:
         was there. Its absence is for the next scan to see, with whatever has taken its place.
         """
         path = join_path(directory, scanned.name)
+        if not path and old is None:
+            # Without it there is no tree, and the recovery point would be none.
+            why = issue.removeprefix("unreadable: ")
+            raise VolumeError("read the root of the volume", why, "run this as a user who may enter it")
         if issue == ISSUE_VANISHED:
             self.vanished.append(path)
         else:

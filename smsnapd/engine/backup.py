@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -73,7 +73,7 @@ def run_backup(
     with ExitStack() as stack:
         lease = None
         if not request.dry_run:
-            lease = _take_lease(repository, request.volume)
+            lease = _take_lease(repository, request.volume, clock_ns)
             stack.callback(lease.release)
         state = stack.enter_context(
             opened_state(
@@ -91,11 +91,14 @@ def run_backup(
         return run.go(lease)
 
 
-def _take_lease(repository: Repository, volume: str) -> Lease:
-    def highest() -> int:
-        return _highest_generation(History.load(repository, volume))
-
-    return Lease.take(repository.store, repository.id, volume, highest_generation=highest)
+def _take_lease(repository: Repository, volume: str, clock_ns: Callable[[], int]) -> Lease:
+    return Lease.take(
+        repository.store,
+        repository.id,
+        volume,
+        clock=lambda: clock_ns() / 10**9,
+        highest_generation=lambda: _highest_generation(History.load(repository, volume)),
+    )
 
 
 def _highest_generation(history: History) -> int:
@@ -145,7 +148,7 @@ class _Run:
         started_ns = self._clock_ns()
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
-        self._scan(started_ns - UNSETTLED_NS)
+        self._scan(started_ns - UNSETTLED_NS, lease)
         full = self._request.full or head is None
         scanned = Scanned(
             self._changes, self._report, self._reader, self._tree.root, self._filesystem, started_ns
@@ -187,12 +190,12 @@ class _Run:
         self._notes.append(text)
         self._progress.note(text)
 
-    def _scan(self, unsettled_from_ns: int) -> None:
+    def _scan(self, unsettled_from_ns: int, lease: Lease | None) -> None:
         self._progress.phase("scan")
         names_key = self._repository.volume_keys(self._request.volume).chunk_names
         excludes = Excludes(self._request.exclude, self._left_out())
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
-        listings = scan(self._tree, excludes, self._report)
+        listings = _renewing(lease, scan(self._tree, excludes, self._report))
         self._changes.compare(listings, _Unknown(self._report).covers, rechecker.settled)
         if b"" in self._report.vanished:
             raise VolumeError(f"scan the volume {path_text(self._tree.root)}", "its root directory is gone")
@@ -241,6 +244,14 @@ class _Run:
             incomplete=tuple(incomplete),
             notes=tuple(self._notes),
         )
+
+
+def _renewing(lease: Lease | None, listings: Iterable[Listing]) -> Iterator[Listing]:
+    """`listings`; the lease must not end while they are held against the index, which may be long."""
+    for listing in listings:
+        if lease is not None:
+            lease.renew()
+        yield listing
 
 
 class _Unknown:

@@ -11,7 +11,7 @@ from typing import ParamSpec
 from smsnapd.engine.history import History, check_link, gap_text
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
-from smsnapd.errors import DamageError, SmsnapError
+from smsnapd.errors import DamageError, SmsnapError, UsageError
 from smsnapd.format import names
 from smsnapd.format.manifest import Manifest
 from smsnapd.format.names import DataKeyName, ManifestName
@@ -118,10 +118,15 @@ class _Check:
 
     def _volumes(self) -> list[str]:
         """The volumes to check: also those that this machine remembers and the repository has not."""
-        if self._request.volume is not None:
-            return [self._request.volume]
         remembered = State.volumes_in(self._request.state_dir, self._repository.repository_id)
-        return sorted({*self._repository.volumes(), *remembered})
+        known = {*self._repository.volumes(), *remembered}
+        volume = self._request.volume
+        if volume is None:
+            return sorted(known)
+        if volume not in known:
+            hint = f"it holds {', '.join(sorted(known))}" if known else "it holds no backup yet"
+            raise UsageError(f"check volume {volume}", "the repository does not hold it", hint)
+        return [volume]
 
     def _find(self, name: str, problem: str) -> None:
         self._findings.append(Finding(name, problem))

@@ -18,7 +18,8 @@ from smsnapd.format.manifest import Completeness
 class Extras:
     """Says for each directory that was selected whole what must stay in it.
 
-    `unknown` are paths of the snapshot of which, and of all below, nothing is known; `own` others to leave alone.
+    `unknown` are paths of which, and of all below them, the snapshot knows nothing; `own` are others to leave
+    alone.
     """
 
     def __init__(
@@ -30,15 +31,18 @@ class Extras:
         self._unknown = frozenset(unknown)
         self._spared: dict[bytes, set[bytes]] = defaultdict(set)
         for path in (*self._unknown, *own):
-            while path:
-                path, _, name = path.rpartition(b"/")
-                self._spared[path].add(name)
+            self._spare(path)
 
     def directories(self) -> Iterator[tuple[bytes, set[bytes]]]:
         """Directories of the target, and the names in them that stay."""
         for directory, names in self._plan.names():
             if self._is_selected(directory) and not _is_within(directory, self._unknown):
                 yield directory, names | self._spared.get(directory, set())
+
+    def _spare(self, path: bytes) -> None:
+        while path:
+            path, _, name = path.rpartition(b"/")
+            self._spared[path].add(name)
 
     def _is_selected(self, directory: bytes) -> bool:
         return self._whole or _is_within(directory, self._selected)

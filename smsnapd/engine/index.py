@@ -49,7 +49,7 @@ def bring_up(
 
 
 def begin_anew(repository: Repository, history: History, state: State) -> Parent | None:
-    """As `bring_up`, but `state` is empty then: for a full behind what is damaged, which needs nothing of it."""
+    """As `bring_up`, but `state` is empty then: a full behind what is damaged needs nothing of it."""
     state.forget()
     name = history.head_name
     return Parent(name, manifest_hash(repository.store.get(name.object_name()))) if name else None

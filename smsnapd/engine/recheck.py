@@ -7,7 +7,7 @@ import msgspec
 from smsnapd.format.chunker import cut_ranges
 from smsnapd.format.codec import CONTENT_LIMITS, ObjectType, chunk_hash
 from smsnapd.model import CHUNK_TARGET, Entry, Flag, Kind, data_bytes, data_segments, join_path
-from smsnapd.state import State, is_alias
+from smsnapd.state import State, has_names, is_alias
 from smsnapd.volume.tarball.read import PackItem, PackReader
 
 
@@ -23,12 +23,24 @@ class Rechecker:
 
     def settled(self, directory: bytes, scanned: Entry, indexed: Entry) -> Entry | None:
         """The indexed entry as it is to be kept, its mark gone if it is old enough; None if it differs."""
-        if indexed.flags & Flag.CHANGED or not self._same(directory, scanned, indexed):
+        if indexed.flags & Flag.CHANGED or self._is_split(indexed):
+            return None
+        if not self._same(directory, scanned, indexed):
             return None
         flags = indexed.flags
         if indexed.ctime_ns < self._unsettled_from_ns:
             flags &= ~Flag.UNSETTLED
         return msgspec.structs.replace(indexed, flags=int(flags))
+
+    def _is_split(self, indexed: Entry) -> bool:
+        """Whether two names of one file are indexed as files of their own.
+
+        One of them got its name during that run: when it was scanned, another file had it.
+        """
+        if not indexed.flags & Flag.UNSETTLED or not has_names(indexed) or is_alias(indexed):
+            return False
+        found = (self._state.entry(path) for path in self._state.names_of(indexed.inode))
+        return sum(not is_alias(entry) for entry in found if entry and entry.inode == indexed.inode) > 1
 
     def _same(self, directory: bytes, scanned: Entry, indexed: Entry) -> bool:
         if is_alias(indexed):

@@ -56,8 +56,8 @@ class RestoreRequest:
     """Where to restore to, and what. No paths means everything.
 
     `overwrite` is `never`, `if-changed`, `always`, or None: the target must be empty. `users` are pairs
-    (OLD, NEW) of names or numbers. `keep` are places (absolute) that `delete` leaves alone, beside the repository.
-    `workers` None means one a core.
+    (OLD, NEW) of names or numbers. `keep` are places (absolute) that `delete` leaves alone, beside the
+    repository. `workers` None means one a core.
     """
 
     target: bytes

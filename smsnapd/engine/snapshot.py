@@ -283,7 +283,7 @@ class SnapshotWriter:
     def _update_index(
         self, update: StateUpdate, committed: Committed, table: ChunkTable, named: set[int], full: bool
     ) -> None:
-        """`named` are the chunks that the catalog names; others that were stored may be pruned at any time."""
+        """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
         if full:
             update.drop_chunks(table.numbers - named)
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})

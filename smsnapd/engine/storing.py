@@ -216,7 +216,7 @@ class StoreWorker:
 
 
 class _Uploads:
-    """Puts under way on a few threads; the next one waits when all are busy. What has returned goes to `done`."""
+    """Puts under way on a few threads; the next one waits when all are busy. What is done goes to `done`."""
 
     def __init__(self, done: list[ChunkRef]) -> None:
         self._done = done

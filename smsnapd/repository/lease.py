@@ -31,7 +31,7 @@ RENEW_S: Final = 60.0
 NAME_FIELDS: Final = 6
 
 _held: Final[set[str]] = set()
-"""The holders that are leases of this process. A record that names the process and none of these is left over:
+"""The holders that are leases of this process. A record of the process that is none of these is left over:
 a lease was not taken or given back to the end, and must not lock this process out of its own chain."""
 
 

@@ -15,7 +15,7 @@ from smsnapd.repository.lease import Lease
 
 @dataclass(frozen=True)
 class Listed:
-    """The manifests of a volume, oldest first: those that count, and those that a higher generation fenced."""
+    """A volume's manifests, oldest first: those that count, and those that a higher generation fenced."""
 
     counting: tuple[ManifestName, ...]
     fenced: tuple[ManifestName, ...]

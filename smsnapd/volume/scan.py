@@ -192,7 +192,7 @@ class _Look(NamedTuple):
         return (status.st_dev, status.st_ino) in self.excluded.directories
 
     def is_foreign(self, path: bytes, status: os.stat_result) -> bool:
-        """Whether something else is mounted there, which is skipped; or the file is of a device of its own."""
+        """Whether something else is mounted there, which is skipped, or the file is of another device."""
         strange = status.st_dev != self.tree.device
         if self.tree.is_mount_point(path) or (strange and stat.S_ISDIR(status.st_mode)):
             self.report.skipped.append((path, OTHER_FILE_SYSTEM))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.errors import LockedError
+from smsnapd.errors import LockedError, VolumeError
 from smsnapd.model import Entry
 from smsnapd.repository.lease import Lease
 from smsnapd.volume.tarball import read as read_module
@@ -99,6 +99,17 @@ def test_names_of_a_file_that_parts_from_them_during_a_run(protected: Protected)
     comes_back(protected)
 
 
+def test_a_name_that_joins_a_file_during_a_run(protected: Protected) -> None:
+    """Scanned as another file, stored as one of its own; by times alone nothing is wrong with it later."""
+    root = protected.root
+    (root / "a").write_bytes(b"shared by two")
+    os.link(root / "a", root / "b")
+    (root / "c").write_bytes(b"another")
+    protected.backup(progress=At(store=lambda: (root / "a").rename(root / "c")))
+    protected.backup()
+    comes_back(protected)
+
+
 def test_a_file_that_becomes_large_during_a_run(protected: Protected) -> None:
     place = protected.root / "file"
     place.write_bytes(b"small")
@@ -149,6 +160,25 @@ def test_what_an_ordinary_user_may_not_read_is_named_and_stays_as_it_was(protect
     assert after.keys() == before.keys() | {b"directory-3/new"}
     assert after[b"directory-1/file-1"].content == before[b"directory-1/file-1"].content
     assert after[b"directory-2/file-2"] == before[b"directory-2/file-2"]
+
+
+def test_a_volume_whose_root_may_not_be_entered_is_no_recovery_point(protected: Protected) -> None:
+    fill(protected.root, 3, 10)
+    top = protected.root.parent
+    protected.root.chmod(0o644)
+    (top / "state").mkdir()
+    top.chmod(0o755)
+    for path in [top / "state", top / "repository", *(top / "repository").rglob("*")]:
+        os.chown(path, 65_534, 65_534)
+
+    def as_nobody() -> None:
+        with pytest.raises(VolumeError, match="Permission denied"):
+            protected.backup()
+
+    run_child(as_nobody, uid=65_534)
+    assert protected.snapshots() == ()
+    protected.backup()
+    comes_back(protected)
 
 
 def test_one_writer_at_a_time(protected: Protected) -> None:

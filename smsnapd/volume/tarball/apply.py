@@ -193,7 +193,8 @@ class Target:
         """Remove everything in `directory` whose name is not in `keep`, with all that is below it.
 
         At the root, lost+found and the mark of this restore stay. Nothing on another mount than the root's is
-        removed. Call it before `finish_directory`. With `dry_run` nothing is removed: the result says what would be.
+        removed. Call it before `finish_directory`. With `dry_run` nothing is removed: the result says what
+        would be.
         """
         return self._directories.remove_extra(directory, keep, dry_run=dry_run)
 

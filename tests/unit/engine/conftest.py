@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +18,16 @@ from tests.property.protected import Protected
 @pytest.fixture(autouse=True)
 def _cheap_keyslots(monkeypatch: pytest.MonkeyPatch) -> None:
     """What makes a passphrase dear to guess would make every test slow."""
-
-    def cheap(*args: object) -> object:
-        return make_keyslot(*args, cost=Argon2Cost(8, 1, 1))  # type: ignore[arg-type]
-
+    cheap = partial(make_keyslot, cost=Argon2Cost(memory_kib=64, iterations=1, lanes=1))
     monkeypatch.setattr("smsnapd.repository.access.make_keyslot", cheap)
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where that can be had: every run writes back all that is dirty on its file system."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_mount() else None) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
+import time
 
 import pytest
 
+from smsnapd.engine.backup import BackupRequest, run_backup
 from smsnapd.engine.history import History
-from smsnapd.errors import DamageError, StoreError
+from smsnapd.errors import DamageError, LockedError, StoreError
 from smsnapd.model import ChunkRef
+from smsnapd.repository.lease import LEASE_S, Lease
 from smsnapd.state import State
 from smsnapd.store.base import Buffer
 from smsnapd.store.memory import MemoryStore, open_memory
+from smsnapd.volume import scan as scan_module
 from tests.property.protected import VOLUME, Protected
 from tests.unit.engine.test_backup_races import At, comes_back
 
@@ -76,6 +81,33 @@ def test_what_ended_a_run_is_told_and_not_what_followed_from_it(protected: Prote
         protected.backup(store=Failing(protected, 4))
     protected.backup()
     comes_back(protected)
+
+
+def test_the_lease_does_not_end_during_a_long_scan(
+    protected: Protected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is soon over when everything is read again."""
+    for number in range(5):
+        (protected.root / f"{number}" / "inside").mkdir(parents=True)
+    now_ns = time.time_ns()
+    listed = os.listdir
+
+    def slowly(place: int) -> list[str]:
+        nonlocal now_ns
+        now_ns += int(LEASE_S / 4) * 10**9
+        return listed(place)
+
+    def overtake() -> None:
+        store, number = repository.store, repository.id
+        with pytest.raises(LockedError):
+            Lease.take(store, number, VOLUME, clock=lambda: now_ns / 10**9, dead=lambda holder: False)
+
+    request = BackupRequest(bytes(protected.root), VOLUME, protected.state_dir)
+    with protected.repository() as repository:
+        monkeypatch.setattr(scan_module.os, "listdir", slowly)
+        progress = At(store=overtake)
+        outcome = run_backup(repository, protected.settings, request, progress, clock_ns=lambda: now_ns)
+    assert outcome.snapshot is not None
 
 
 # --- a repository that is not whole

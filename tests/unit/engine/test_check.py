@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from smsnapd.engine.check import CheckRequest, run_check
+from smsnapd.engine.progress import Silent
+from smsnapd.errors import UsageError
 from smsnapd.format import names
 from smsnapd.store.memory import open_memory
 from tests.property.protected import VOLUME, Protected
@@ -37,14 +41,18 @@ def test_a_whole_repository(protected: Protected) -> None:
     assert (report.findings, report.opened, report.bytes_read) == ((), False, 0)
 
 
-def test_the_parts_together_are_the_whole(protected: Protected) -> None:
-    for number in range(40):
+@pytest.mark.parametrize("victim", [0, 3, 7])
+def test_the_parts_together_are_the_whole(protected: Protected, victim: int) -> None:
+    """What is damaged in one chunk is found by one of them."""
+    for number in range(8):
         (protected.root / f"file-{number}").write_bytes(os.urandom(100))
-        backup_at(protected, number, full=number % 10 == 0)
-    whole = protected.check().bytes_read
-    parts = [protected.check(read_data=(number, 4)).bytes_read for number in (1, 2, 3, 4)]
-    assert sum(parts) >= whole  # a manifest is read anew for each part of what is attached to it
-    assert all(parts)
+        protected.backup(attach=False)
+    store = open_memory(protected.settings.url.removeprefix("memory://"))
+    name = [info.name for info in store.list(names.chunks_prefix(VOLUME))][victim]
+    store._objects[name] = store._objects[name][:-1] + b"?"
+    parts = [protected.check(read_data=(number, 4)) for number in (1, 2, 3, 4)]
+    assert [finding.object for part in parts for finding in part.findings] == [name]
+    assert sum(part.bytes_read for part in parts) == protected.check().bytes_read
 
 
 def test_an_expected_head_may_be_cut_short_and_may_have_followers(protected: Protected) -> None:
@@ -70,6 +78,15 @@ def test_a_volume_of_which_nothing_is_left_is_missed_by_the_machine_that_made_it
     protected.lose_state()
     report = protected.check()
     assert (report.findings, report.snapshots) == ((), 0)
+
+
+def test_a_volume_that_nobody_knows_is_not_said_to_be_whole(protected: Protected) -> None:
+    backup_at(protected, 0)
+    with protected.repository() as repository:
+        for volume, known in ((VOLUME, True), ("typo", False)):
+            request = CheckRequest(volume, None, None, protected.state_dir)
+            with contextlib.nullcontext() if known else pytest.raises(UsageError, match=VOLUME):
+                assert run_check(repository, protected.settings, request, Silent()).snapshots == 1
 
 
 def test_without_local_state_it_says_what_it_cannot_know(protected: Protected) -> None:

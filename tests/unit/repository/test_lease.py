@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 from collections.abc import Callable
@@ -172,15 +173,20 @@ def test_a_record_of_another_volume_or_repository_is_none(take: Callable[..., Le
 
 
 def test_a_store_that_fails_when_it_is_given_back_is_no_matter(
-    take: Callable[..., Lease], store: Store, caplog: pytest.LogCaptureFixture
+    take: Callable[..., Lease],
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lease = take("one")
+    # The command line, in another test, keeps our logs from the root's handlers.
+    monkeypatch.setattr(logging.getLogger("smsnapd"), "propagate", True)
 
     def fail() -> None:
         raise StoreError("replace it", "the test broke it", transient=True)
 
     store.before = fail
-    caplog.set_level("INFO")
+    caplog.set_level("INFO", logger="smsnapd.repository.lease")
     lease.release()
     assert "was not released" in caplog.text
 

@@ -1,0 +1,102 @@
+"""Looking into a recovery point: lists, contents of single files, and the order of an export."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from smsnapd.engine.browse import list_entries, open_file
+from smsnapd.engine.export import tar_order
+from smsnapd.engine.history import History
+from smsnapd.errors import UsageError
+from smsnapd.model import Entry, Extent, Kind, Listing
+from tests.property.protected import VOLUME, Protected
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+def look(protected: Protected) -> Callable[..., list[bytes]]:
+    """`look(path, recursive)`: the paths listed."""
+
+    def listed(path: bytes, recursive: bool = False) -> list[bytes]:
+        with protected.repository() as repository:
+            history = History.load(repository, VOLUME)
+            entries = list_entries(repository, history, history.find("latest"), path, recursive)
+            return [here for here, _ in entries]
+
+    return listed
+
+
+def content(protected: Protected, path: bytes) -> bytes:
+    with protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        return b"".join(open_file(repository, history, history.find("latest"), path))
+
+
+def test_a_directory_is_listed_and_what_is_below_if_asked(
+    protected: Protected, look: Callable[..., list[bytes]]
+) -> None:
+    root = protected.root
+    (root / "d" / "deep").mkdir(parents=True)
+    (root / "d.x").mkdir()
+    for name in ("a", "d/x", "d/deep/y", "d.x/z"):
+        (root / name).write_bytes(b"content")
+    protected.backup()
+    assert look(b"") == [b"a", b"d", b"d.x"]
+    assert look(b"d") == [b"d/deep", b"d/x"]
+    assert look(b"d", True) == [b"d/deep", b"d/x", b"d/deep/y"]
+    assert look(b"", True) == [b"a", b"d", b"d.x", b"d/deep", b"d/x", b"d/deep/y", b"d.x/z"]
+    assert look(b"d/x") == look(b"d/x", True) == [b"d/x"]
+    assert look(b"d.x") == [b"d.x/z"]
+    for path in (b"nothing", b"d/x/y", b"d/"):
+        with pytest.raises(UsageError, match="no such path"):
+            look(path)
+
+
+def test_contents_come_whole_whatever_the_file(protected: Protected) -> None:
+    root = protected.root
+    (root / "empty").write_bytes(b"")
+    (root / "small").write_bytes(b"small")
+    (root / "large").write_bytes(os.urandom(17 * MIB + 3))
+    with (root / "sparse").open("wb") as file:
+        for position in (5 * MIB, 9 * MIB + 4096, 30 * MIB):
+            os.pwrite(file.fileno(), os.urandom(4096), position)
+        file.truncate(33 * MIB + 1)
+    with (root / "sparse-large").open("wb") as file:
+        os.pwrite(file.fileno(), os.urandom(10 * MIB), 3 * MIB)
+        os.pwrite(file.fileno(), os.urandom(10 * MIB), 23 * MIB)
+    (root / "hole").touch()
+    os.truncate(root / "hole", 3 * MIB + 1)
+    (root / "d").mkdir()
+    os.link(root / "large", root / "d" / "link")
+    (root / "symlink").symlink_to("small")
+    protected.backup()
+    for name in ("empty", "small", "large", "sparse", "sparse-large", "hole", "d/link"):
+        assert content(protected, name.encode()) == (root / name).read_bytes(), name
+    for name in (b"d", b"symlink", b""):
+        with pytest.raises(UsageError, match="no regular file"):
+            content(protected, name)
+    with pytest.raises(UsageError, match="no such path"):
+        content(protected, b"d/nothing")
+
+
+def test_in_an_export_all_of_a_directory_is_in_one_piece() -> None:
+    header = Extent(0, 0, 512)
+
+    def listing(above: bytes, *names: str) -> Listing:
+        """Directories end with a slash."""
+        kinds = [Kind.DIRECTORY if name.endswith("/") or not name else Kind.REGULAR for name in names]
+        plain = [name.rstrip("/").encode() for name in names]
+        return Listing(above, [Entry(n, k, header=header) for n, k in zip(plain, kinds, strict=True)])
+
+    listings = [
+        listing(b"", "", "a/", "b", "c/", "d/", "e/"),
+        listing(b"a", "x", "y/"),
+        listing(b"a/y", "z"),
+        listing(b"d", "w/"),
+    ]
+    names = [entry.name.decode() for entry in tar_order(listings)]
+    assert names == ["", "b", "a", "x", "y", "z", "c", "d", "w", "e"]
