@@ -82,7 +82,7 @@ class State:
             try:
                 return cls._prepared(path)
             except sqlite3.DatabaseError as error:
-                if not _is_damage(error):
+                if not is_damage(error):
                     raise
                 _remove(path)
                 return cls._prepared(path)
@@ -362,15 +362,20 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+    except UnicodeDecodeError as error:
+        # SQLite quotes what it found in a garbled schema, and Python cannot read the message.
+        connection.close()
+        raise sqlite3.DatabaseError("its schema is damaged") from error
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+def is_damage(error: sqlite3.DatabaseError) -> bool:
     """Whether the file is not what it should be; else it is locked or out of reach, or the disk is full."""
-    return not isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return not isinstance(error, sqlite3.OperationalError) or code == sqlite3.SQLITE_ERROR
 
 
 def move_state(path: Path, directory: Path) -> None:

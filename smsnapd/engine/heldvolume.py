@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from smsnapd.errors import SmsnapError, UsageError
-from smsnapd.state import State, move_state
+from smsnapd.state import State, is_damage, move_state
 from smsnapd.volume.mounts import find_mount
 from smsnapd.volume.still import held_read_only
 
@@ -50,10 +50,11 @@ def _state_in(directory: Path, repository_id: str, volume: str) -> Iterator[Stat
     what = f"use the local state {state.path}"
     try:
         yield state
-    except sqlite3.OperationalError as error:
-        hint = "make room there, or set [state] dir to another place"
-        raise SmsnapError(what, str(error), hint) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+        # Text that cannot be decoded is of a garbled schema, which SQLite quotes.
+        if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+            hint = "make room there, or set [state] dir to another place"
+            raise SmsnapError(what, str(error), hint) from error
         state.remove()
         raise SmsnapError(what, str(error), "it was removed; run this again, which scans anew") from error
     finally:

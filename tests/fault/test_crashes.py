@@ -6,6 +6,7 @@ Every moment is enumerated, none is sampled: a child process runs until the n-th
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sqlite3
 import tempfile
@@ -302,7 +303,7 @@ def test_local_state_that_is_garbled_costs_a_scan_alone(
         stage = stages["incremental"].copy(here)
         with (stage.protected.state_dir / path.name).open("r+b") as file:
             file.seek(position)
-            file.write(os.urandom(64))
+            file.write(random.Random(position).randbytes(64))
         try:
             stage.protected.backup()
         except SmsnapError as error:
