@@ -19,7 +19,7 @@ from smsnapd.telemetry.sizes import size_text
 
 EXAMPLES = """
 smsnap export latest --output volume.tar
-smsnap export 3f9a --output - | tar -xp --xattrs --xattrs-include='*' --acls --numeric-owner -C /mnt/new
+smsnap export 3f9a --output - | tar -xp --acls --xattrs-include='*' -C /mnt/new
 """
 REPORT = """
 {"snapshot", "output", "bytes"}; on standard error if the archive goes to standard output
