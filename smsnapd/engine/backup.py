@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
 
 from smsnapd.engine.changes import ChangeSet
+from smsnapd.engine.extras import directory_of
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import Parent, begin_anew, bring_up, rolled_back
@@ -202,10 +202,7 @@ class _Run:
 
     def _left_out(self) -> set[tuple[int, int]]:
         """Directories that no backup may contain: the index, and the repository if it is one."""
-        paths = [os.fspath(self._request.state_dir)]
-        url = urlsplit(self._settings.url)
-        if url.scheme == "file":
-            paths.append(unquote(url.path))
+        paths = [os.fsencode(self._request.state_dir), *directory_of(self._settings.url)]
         found = [os.stat(path) for path in paths if os.path.isdir(path)]
         return {(status.st_dev, status.st_ino) for status in found}
 

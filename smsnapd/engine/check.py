@@ -77,7 +77,6 @@ class _Volume:
     sizes: dict[str, int]
     recorded: list[Recorded] = field(default_factory=list)
     refs: dict[str, ChunkRef] = field(default_factory=dict)
-    manifests: dict[str, bytes] = field(default_factory=dict)
 
 
 class _Check:

@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
+from smsnapd.engine.extras import directory_of
 from smsnapd.errors import SmsnapError, UsageError
 from smsnapd.state import State, is_damage, move_state
 from smsnapd.volume.mounts import find_mount
@@ -63,9 +63,7 @@ def _state_in(directory: Path, repository_id: str, volume: str) -> Iterator[Stat
 
 def _check_not_within(mount_point: bytes, url: str) -> None:
     """A repository on the volume itself cannot be written to while that is read-only."""
-    parts = urlsplit(url)
-    path = os.fsencode(unquote(parts.path))
-    if parts.scheme == "file" and os.path.isdir(path) and find_mount(path).mount_point == mount_point:
+    if any(os.path.isdir(path) and find_mount(path).mount_point == mount_point for path in directory_of(url)):
         raise UsageError(
             "hold the volume read-only",
             "the repository lies on it",
