@@ -28,7 +28,6 @@ VOLUME = "notebook"
 PASSPHRASE = "correct horse battery staple"
 TAR = (
     *("tar", "--xattrs", "--xattrs-include=*", "--acls", "-xp", "--numeric-owner"),
-    "--delay-directory-restore",  # the archive returns to directories
     "--warning=no-timestamp",  # before 1970, in the future
 )
 
