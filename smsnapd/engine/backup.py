@@ -17,15 +17,17 @@ from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import bring_up, rolled_back
+from smsnapd.engine.looks import HintedLooks, look_everywhere, stat_entry
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter
 from smsnapd.format import names
 from smsnapd.format.manifest import Issue
-from smsnapd.model import Listing
+from smsnapd.model import Entry, Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
+from smsnapd.repository.manifests import Recorded
 from smsnapd.state import State
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.attributes import Owners
@@ -116,7 +118,8 @@ class _Run:
         self._tree = tree
         self._clock_ns = clock_ns
         self._report = ScanReport()
-        self._changes = ChangeSet(state, reread=request.reread)
+        restat = None if request.hints is None else self._stat_now
+        self._changes = ChangeSet(state, reread=request.reread, restat=restat)
         self._reader = PackReader(tree, state.digest_key, Owners())
         self._filesystem = find_mount(tree.root).filesystem_uuid
         self._notes: list[str] = []
@@ -136,10 +139,17 @@ class _Run:
         started_ns = self._clock_ns()
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
-        self._scan(started_ns - UNSETTLED_NS)
         full = self._request.full or head is None
+        known = self._scan(started_ns - UNSETTLED_NS, head, full)
         scanned = Scanned(
-            self._changes, self._report, self._reader, self._tree.root, self._filesystem, started_ns
+            self._changes,
+            self._report,
+            self._reader,
+            self._tree.root,
+            self._filesystem,
+            started_ns,
+            "scan" if known is None else "events",
+            known or (),
         )
         if lease is None or (self._changes.empty and not full):
             return self._unchanged(scanned.unreadable(), write=lease is not None)
@@ -165,13 +175,28 @@ class _Run:
         self._notes.append(text)
         self._progress.note(text)
 
-    def _scan(self, unsettled_from_ns: int) -> None:
+    def _scan(self, unsettled_from_ns: int, head: Recorded | None, full: bool) -> tuple[Issue, ...] | None:
+        """Find what changed. None after a full scan; after a hinted one, what is incomplete still."""
         self._progress.phase("scan")
         names_key = self._repository.volume_keys(self._request.volume).chunk_names
         excludes = Excludes(self._request.exclude, self._left_out())
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
-        listings = scan(self._tree, excludes, self._report)
-        self._changes.compare(listings, _Unknown(self._report).covers, rechecker.settled)
+        hints, counts = self._request.hints, self._state.counts
+        if hints is not None and counts is not None and head is not None and not full:
+            looks = HintedLooks(self._tree, excludes, self._report, self._state, hints)
+            self._changes.compare(looks, _Unknown(self._report).covers, rechecker.settled, counts)
+            if not self._changes.lacks_names():
+                issues = head.manifest.completeness.incomplete
+                return tuple(issue for issue in issues if not looks.covered(issue.path))
+            self._changes.close()
+            self._report = ScanReport()
+            self._changes = ChangeSet(self._state)
+        everywhere = look_everywhere(scan(self._tree, excludes, self._report), self._state.listings())
+        self._changes.compare(everywhere, _Unknown(self._report).covers, rechecker.settled)
+        return None
+
+    def _stat_now(self, path: bytes, indexed: Entry) -> Entry | None:
+        return stat_entry(self._tree, self._report, path, indexed)
 
     def _left_out(self) -> set[tuple[int, int]]:
         """Directories that no backup may contain: the index, and the repository if it is one."""
@@ -196,7 +221,7 @@ class _Run:
             for directory, settled in self._changes.settled.items():
                 before = self._state.listing(directory)
                 update.put(Listing(directory, with_settled(before, settled)), before)
-            update.commit(head)
+            update.commit(head, None)
 
     def _outcome(
         self,

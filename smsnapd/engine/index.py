@@ -47,7 +47,7 @@ def _make_anew(
         for directory, listings in groupby(tree.listings(), attrgetter("directory")):
             update.put(Listing(directory, [entry for listing in listings for entry in listing.entries]))
         update.put_chunks(dict(enumerate(tree.chunks)))
-        update.commit(head)
+        update.commit(head, None)
 
 
 def rolled_back(history: History, state: State) -> bool:
