@@ -1,42 +1,16 @@
-"""Where a passphrase comes from: command line, environment, configuration, or a person at a terminal."""
+"""A passphrase from a person at a terminal, where nothing else names one."""
 
 from __future__ import annotations
 
 import getpass
-import logging
-import os
-import stat
-import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 
-from smsnapd.config import EncryptionConfig
-from smsnapd.errors import SmsnapError, UsageError
+from smsnapd.daemon.passphrase import RECOVERY_KEY_PREFIX, find_passphrase
+from smsnapd.errors import UsageError
 
-RECOVERY_KEY_PREFIX = "SMSNAP-IDENTITY-1-"
-"""How a recovery key begins (FORMAT.md, section 4); it may be given wherever a passphrase may."""
+__all__ = ["RECOVERY_KEY_PREFIX", "ask", "find_passphrase"]
 
 _SOURCES = "set SMSNAP_PASSPHRASE, give --passphrase-file, or set [encryption] passphrase_file"
-_log = logging.getLogger(__name__)
-
-
-def find_passphrase(
-    given_file: bool, encryption: EncryptionConfig, environment: Mapping[str, str]
-) -> str | None:
-    """The passphrase without asking anybody; None if nothing names one.
-
-    `given_file` says that `encryption.passphrase_file` is the command line's, which beats the
-    environment, which beats the file's.
-    """
-    from_environment = environment.get("SMSNAP_PASSPHRASE")
-    if from_environment and not given_file:
-        return from_environment
-    if encryption.passphrase_file:
-        return _read_file(encryption.passphrase_file)
-    if encryption.passphrase_command:
-        return _run(encryption.passphrase_command)
-    return None
 
 
 def ask(what: str, *, twice: bool) -> str:
@@ -52,43 +26,3 @@ def ask(what: str, *, twice: bool) -> str:
     if not passphrase:
         raise UsageError(what, "the passphrase is empty", "choose one of several words")
     return passphrase
-
-
-def _read_file(path: Path) -> str:
-    what = f"read the passphrase from {path}"
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(65536)
-    except OSError as error:
-        raise UsageError(
-            what, error.strerror or str(error), "check passphrase_file, or give another"
-        ) from error
-    if stat.S_ISREG(mode) and mode & 0o077:
-        _log.warning("%s can be read by others: run chmod 600 on it", path)
-    return _first_line(content, what)
-
-
-def _run(command: tuple[str, ...]) -> str:
-    what = f"run the passphrase_command {command[0]}"
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
-    except OSError as error:
-        raise SmsnapError(
-            what, error.strerror or str(error), "check [encryption] passphrase_command"
-        ) from error
-    except subprocess.CalledProcessError as error:
-        why = f"it ended with status {error.returncode}"
-        raise SmsnapError(what, why, "run it by hand to see why") from error
-    return _first_line(done.stdout, what)
-
-
-def _first_line(content: bytes, what: str) -> str:
-    line = content.split(b"\n", 1)[0].removesuffix(b"\r")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(what, "the first line is not UTF-8") from error
-    if not text:
-        raise UsageError(what, "the first line is empty", "write the passphrase there")
-    return text
