@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Any, Final, cast
@@ -51,6 +52,10 @@ _HANDLE_AT: Final = _EVENT.size + 12
 _INFO_DFID_NAME: Final = 2
 _INFO_DFID: Final = 3
 _HANDLE_ROOM: Final = 128
+
+_TRANSIENT: Final = frozenset({errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.EMFILE, errno.ENFILE})
+"""Of ENOMEM: seen now and then while directories were renamed, with memory enough."""
+_PAUSES_S: Final = (0.0, 0.001, 0.01, 0.1)
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -101,8 +106,8 @@ class FanotifyGroup:
             self.descriptor = -1
 
 
-class _TooDeepError(Exception):
-    """The path of a directory is longer than PATH_MAX; `ancestor` is the lowest one above that is not."""
+class _UnknownPathError(OSError):
+    """A directory has no path that the kernel can tell now; `ancestor` is one above it that has."""
 
     def __init__(self, ancestor: bytes) -> None:
         super().__init__(ancestor)
@@ -121,8 +126,8 @@ class HandlePaths:
         self._admission = admission
         self._limit = limit
         self._known: dict[bytes, bytes | None] = {}
-        self.too_deep: set[bytes] = set()
-        """Ancestors of directories whose own paths are longer than the kernel can tell (PATH_MAX)."""
+        self.instead: set[bytes] = set()
+        """Subtrees to look at in place of directories whose paths could not be found."""
         self._anchor = -1
         self._prefix = b""
         self._open = _function("open_by_handle_at", ctypes.c_int, ctypes.c_char_p, ctypes.c_int)
@@ -153,9 +158,9 @@ class HandlePaths:
             pass
         try:
             path = self._look(handle)
-        except _TooDeepError as error:
+        except _UnknownPathError as error:
             if self._admission.admits(error.ancestor):
-                self.too_deep.add(error.ancestor)
+                self.instead.add(error.ancestor)
             return None
         if path is not None and not self._admission.admits(path):
             path = None
@@ -181,20 +186,31 @@ class HandlePaths:
         if self._anchor < 0:
             self._anchor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._prefix = _path_of(self._anchor).rstrip(b"/") + b"/"
-        descriptor = self._open(self._anchor, handle, os.O_PATH | os.O_CLOEXEC)
+        descriptor = self._open_handle(handle)
         if descriptor < 0:
-            number = ctypes.get_errno()
-            if number in (errno.ESTALE, errno.ENOENT):
-                return None
-            raise OSError(number, f"open_by_handle_at: {os.strerror(number)}")
+            return None
         try:
             return self._relative(_path_of(descriptor), descriptor)
         except OSError as error:
             if error.errno != errno.ENAMETOOLONG:
                 raise
-            raise _TooDeepError(self._nearest(descriptor)) from error
+            raise _UnknownPathError(self._nearest(descriptor)) from error
         finally:
             os.close(descriptor)
+
+    def _open_handle(self, handle: bytes) -> int:
+        """A descriptor of the directory, -1 if it is deleted."""
+        for pause_s in _PAUSES_S:
+            descriptor = self._open(self._anchor, handle, os.O_PATH | os.O_CLOEXEC)
+            if descriptor >= 0:
+                return descriptor
+            number = ctypes.get_errno()
+            if number in (errno.ESTALE, errno.ENOENT):
+                return -1
+            if number not in _TRANSIENT:
+                raise OSError(number, f"open_by_handle_at: {os.strerror(number)}")
+            time.sleep(pause_s)
+        raise _UnknownPathError(EVERYTHING)
 
     def _nearest(self, descriptor: int) -> bytes:
         """The path of the lowest ancestor that has one, relative to the root."""

@@ -129,8 +129,8 @@ class FanotifyEmitter(HintEmitter):
                 self._translator.translate(buffer, found)
                 if len(found) > self.settings.limit:
                     break
-        found.subtrees |= self._paths.too_deep
-        self._paths.too_deep.clear()
+        found.subtrees |= self._paths.instead
+        self._paths.instead.clear()
         if found:
             hints = make_hints(found.directories, found.subtrees, found.events)
             self.say(WatchEvent(self.root, hints, gap="; ".join(found.gaps)))

@@ -91,12 +91,8 @@ class WatchedTree(WatchCallback):
     def collect(self) -> tuple[Found, int]:
         """The hints since the last call, and how many directories at least get no events."""
         with self._lock:
+            self._name_dirty()
             found, self._found = self._found, Found()
-            dirty, self._dirty = self._dirty, set()
-            for directory in dirty:
-                # None: it was moved or deleted meanwhile, and that has given a hint where it matters.
-                if (path := self._directories.path(directory)) is not None:
-                    found.directories.add(path)
             return found, max(self.unwatched, int(self.is_lost))
 
     def expire(self, before_s: float) -> None:
@@ -196,7 +192,16 @@ class WatchedTree(WatchCallback):
             self._dirty.add(directory)
         self._note_shortage(before)
 
+    def _name_dirty(self) -> None:
+        dirty, self._dirty = self._dirty, set()
+        for directory in dirty:
+            # None: it was moved or deleted meanwhile, and that has given a hint where it matters.
+            if (path := self._directories.path(directory)) is not None:
+                self._found.directories.add(path)
+
     def _walk_all(self) -> None:
+        # The walk detaches every directory known so far.
+        self._name_dirty()
         before = self.unwatched
         self._walker.walk_all()
         self._note_shortage(before)

@@ -16,6 +16,8 @@ from smsnapd.volume.watch.directories import Directories, Directory
 from smsnapd.volume.watch.limits import raise_watch_limit, watch_limit
 
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_RAISES: Final = 4
+"""Raised so often without a watch to show for it, the limit is another one: that of a namespace, say."""
 _MAX_POLLED: Final = 1000
 """Subtrees that are polled one by one; if there are more, everything is."""
 
@@ -49,13 +51,15 @@ class Walker:
     def add(self, path: bytes) -> int:
         """Watch one directory; raises the limit if that is needed and allowed. Raises `OSError`."""
         absolute = os.path.join(self._root, path) if path else self._root
-        while True:
+        for _ in range(_RAISES):
             try:
                 return self._add_path(absolute)
             except OSError as error:
                 if error.errno != errno.ENOSPC or not self._may_raise_limit:
                     raise
             self._may_raise_limit = raise_watch_limit()
+        self._may_raise_limit = False
+        return self._add_path(absolute)
 
     def walk_all(self) -> None:
         """Watch everything, as if nothing were known; what is not found again is detached."""

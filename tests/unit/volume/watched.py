@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from smsnapd.volume.scan import Excludes
+from smsnapd.volume.scan import VANISHED, Excludes
+from smsnapd.volume.tree import Tree
 from smsnapd.volume.watch import Hints, Watcher
 
 PATIENCE_S = 60.0
@@ -69,7 +70,7 @@ class Index:
     """What somebody believes of a tree who scanned it once and has followed hints since."""
 
     def __init__(self, root: Path) -> None:
-        self.root = os.fsencode(root)
+        self.tree = Tree(os.fsencode(root))
         self.selves: dict[bytes, Look] = {}
         self.listings: dict[bytes, dict[bytes, Look]] = {}
         self.scan(b"")
@@ -90,20 +91,26 @@ class Index:
     def list(self, path: bytes) -> list[bytes]:
         """Look at one listing; the directories in it."""
         seen: dict[bytes, Look] = {}
+        self.tree.release()
         try:
-            self.selves[path] = look(os.stat(os.path.join(self.root, path)))
-            for name in os.listdir(os.path.join(self.root, path)):
+            directory = self.tree.open_directory(path)
+            self.selves[path] = look(os.fstat(directory))
+            for name in map(os.fsencode, os.listdir(directory)):
                 with contextlib.suppress(FileNotFoundError):
-                    seen[name] = look(os.lstat(os.path.join(self.root, path, name)))
-        except (FileNotFoundError, NotADirectoryError):
+                    seen[name] = look(os.stat(name, dir_fd=directory, follow_symlinks=False))
+        except OSError as error:
+            assert error.errno in VANISHED
             self._forget(path)
             return []
         directories = [name for name, status in seen.items() if stat.S_ISDIR(status[0])]
+        prefix = path + b"/" if path else b""
         for known in list(self.listings):
-            above, _, name = known.rpartition(b"/")
-            if known and above == path and name not in directories:
-                self._forget(known)
+            if known != path and known.startswith(prefix):
+                name = known[len(prefix) :].partition(b"/")[0]
+                if name not in directories:
+                    self._forget(prefix + name)
         self.listings[path] = seen
+        self.selves.update((os.path.join(path, name), seen[name]) for name in directories)
         return [os.path.join(path, name) for name in directories]
 
     def _forget(self, path: bytes) -> None:
@@ -113,12 +120,12 @@ class Index:
                 self.selves.pop(known, None)
 
     def entries(self) -> dict[bytes, Look]:
-        """Everything believed to be there. A directory's own entry is what its own look said last."""
+        """Everything believed to be there."""
         found = {b"": self.selves[b""]}
         for directory, names in self.listings.items():
             for name, status in names.items():
                 path = os.path.join(directory, name)
-                found[path] = self.selves.get(path, status) if stat.S_ISDIR(status[0]) else status
+                found[path] = self.selves[path] if stat.S_ISDIR(status[0]) else status
         return found
 
 
