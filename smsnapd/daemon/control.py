@@ -71,7 +71,8 @@ class Answers:
 
     def __init__(self) -> None:
         self._lines: queue.Queue[bytes | None] = queue.Queue(_BACKLOG_LINES)
-        self.progress: Progress = JsonProgress(cast(Any, self))
+        self._told = JsonProgress(cast(Any, self))
+        self.progress: Progress = self._told
 
     def write(self, text: str) -> None:
         """A line of progress; dropped if the client is far behind."""
@@ -99,6 +100,7 @@ class Answers:
         return self._lines.get()
 
     def _end(self, last: dict[str, Any]) -> None:
+        self._told.__exit__()  # the last phase's counts
         self._put_last(msgspec.json.encode(last) + b"\n")
         self._put_last(None)
 

@@ -71,7 +71,7 @@ def test_what_crontab_means(expression: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize("wrong", ["61 * * * *", "0 3 * * someday", "0 3 * * 8", "0 3 * *", "0 3 32 * *"])
 def test_what_is_none_is_told_with_its_key(wrong: str) -> None:
-    with pytest.raises(ConfigError, match="schedule.full"):
+    with pytest.raises(ConfigError, match=r"schedule\.full"):
         Calendar(wrong, "schedule.full")
 
 
