@@ -6,6 +6,7 @@ import faulthandler
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 import click
 
@@ -44,11 +45,11 @@ def run(config: str | None, verbosity: int) -> int:
     # The watchdog's SIGABRT then leaves in the log where every thread was.
     faulthandler.enable()
     set_up_service_logging(verbosity, sys.stderr, os.environ)
-    notifier = Notifier.from_environment(os.environ)
     plan = load_plan(config)
     directory = runtime_dir(os.environ)
     considerate.make_way()
-    with locked(directory):
+    notifier = Notifier.from_environment(os.environ)
+    with locked(directory), closing(notifier):
         return Service(config, plan, directory, notifier, os.environ).run()
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, MutableMapping
 
 _log = logging.getLogger(__name__)
 _MICROSECONDS = 1_000_000
+_PATIENCE_S = 5.0
+_PAUSE_S = 0.05
 
 
 class Notifier:
@@ -32,6 +34,8 @@ class Notifier:
         self._socket: socket.socket | None = None
         if address:
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+            # A manager that does not listen must not stop the work.
+            self._socket.setblocking(False)
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Notifier:
@@ -43,11 +47,11 @@ class Notifier:
 
     def ready(self) -> None:
         """The service has started, or has taken in its configuration anew."""
-        self._send("READY=1")
+        self._send("READY=1", _PATIENCE_S)
 
     def reloading(self) -> None:
         """The configuration is being read anew."""
-        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", _PATIENCE_S)
 
     def stopping(self, within_s: float) -> None:
         """The service stops, and asks for so much time for it (systemd 236 and newer grant it)."""
@@ -60,7 +64,8 @@ class Notifier:
             if line == self._status:
                 return
             self._status = line
-        self._send(f"STATUS={line}")
+        if not self._send(f"STATUS={line}"):
+            self._status = ""
 
     def beat(self) -> None:
         """The work goes on. To be called by what works, as often as it likes: few are sent."""
@@ -69,7 +74,8 @@ class Notifier:
         now = self._clock()
         if now - self._beaten_s >= self.watchdog_s / 8:
             self._beaten_s = now
-            self._send("WATCHDOG=1")
+            if not self._send("WATCHDOG=1"):
+                self._beaten_s = -float("inf")
 
     def close(self) -> None:
         """Close the socket."""
@@ -77,10 +83,18 @@ class Notifier:
             self._socket.close()
             self._socket = None
 
-    def _send(self, message: str) -> None:
-        if self._socket is None:
-            return
-        try:
-            self._socket.sendto(message.encode(), self._address)
-        except OSError as error:
-            _log.debug("systemd was not told %r: %s", message, error)
+    def _send(self, message: str, patience_s: float = 0.0) -> bool:
+        """Whether it went out; a full queue is waited for, if at all, by trying again: nothing else tells."""
+        deadline_s = time.monotonic() + patience_s
+        while self._socket is not None:
+            try:
+                self._socket.sendto(message.encode(), self._address)
+                return True
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    return False
+                time.sleep(_PAUSE_S)
+            except OSError as error:
+                _log.debug("systemd was not told %r: %s", message, error)
+                return False
+        return True

@@ -67,7 +67,9 @@ class Service:
             self._mind()
             status = self._end()
             control.close()
-            return status
+        self._waking.close()
+        self._woken.close()
+        return status
 
     # --- asked over the socket
 

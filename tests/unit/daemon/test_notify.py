@@ -77,6 +77,20 @@ def test_an_abstract_socket() -> None:
         notifier.close()
 
 
+def test_a_manager_that_does_not_read_stops_nothing(systemd: socket.socket) -> None:
+    now = [0.0]
+    notifier = Notifier(systemd.getsockname(), 8.0, clock=lambda: now[0])
+    for number in range(2000):
+        notifier.status(f"status {number}")
+        notifier.beat()
+        now[0] += 1
+    assert len(heard(systemd)) < 2000
+    notifier.beat()
+    notifier.status("status 1999")
+    assert heard(systemd) == ["WATCHDOG=1", "STATUS=status 1999"]  # what was not sent is not forgotten
+    notifier.close()
+
+
 def test_where_nobody_listens_nothing_happens(tmp_path: Path) -> None:
     notifier = Notifier(str(tmp_path / "gone"), 1.0)
     notifier.ready()
