@@ -147,6 +147,7 @@ class VolumeConfig:
     path: Path | None = _key(_path, None)
     name: str = _key(_volume_name, "")
     exclude: tuple[str, ...] = _key(_texts, ())
+    watch: str = _key(_choice("auto", "fanotify", "inotify", "poll"), "auto")
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,10 @@ class ScheduleConfig:
     full: str = _key(_cron, "0 3 * * sun")
     incremental: timedelta = _key(_duration, timedelta(minutes=5))
     quiet: timedelta = _key(_duration, timedelta(seconds=5))
+    rescan: timedelta = _key(_duration, timedelta(hours=6))
     check: str = _key(_cron, "0 4 * * sat")
     prune: str = _key(_cron, "0 5 * * *")
+    stop: timedelta = _key(_duration, timedelta(seconds=20))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -23,8 +23,9 @@ from blake3 import blake3
 from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 _ALIAS: Final = int(Flag.ALIAS)
+_UNSETTLED: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 _SINGLE: Final = (int(Kind.DIRECTORY), int(Kind.TOMBSTONE))
 FRAME: Final = struct.Struct("<I")
 CHECK_BYTES: Final = 8
@@ -35,6 +36,7 @@ SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE directory(key BLOB PRIMARY KEY, path BLOB NOT NULL, entries BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE chunk(id INTEGER PRIMARY KEY, name_hash BLOB NOT NULL, ref BLOB NOT NULL);
+CREATE TABLE unsettled(directory BLOB, path BLOB, PRIMARY KEY(directory, path)) WITHOUT ROWID;
 CREATE TABLE link(inode INTEGER, path BLOB, PRIMARY KEY(inode, path)) WITHOUT ROWID;
 """
 
@@ -47,6 +49,14 @@ class Head(msgspec.Struct, frozen=True):
     manifest_hash: bytes
     root: bytes
     filesystem: str
+
+
+class TreeCounts(NamedTuple):
+    """The size of a whole tree: names, regular files (each name of an inode counted), bytes."""
+
+    entries: int
+    files: int
+    bytes: int
 
 
 class State:
@@ -160,9 +170,26 @@ class State:
         raw = self._meta("newest")
         return None if raw is None else msgspec.msgpack.decode(raw, type=tuple[int, str])
 
-    def listings(self) -> Iterator[Listing]:
-        """All entries, in catalog order."""
-        rows = self._reader.execute("SELECT path, entries FROM directory ORDER BY key")
+    @property
+    def counts(self) -> TreeCounts | None:
+        """The size of the tree at the head, if it is known."""
+        raw = self._meta("counts")
+        return None if raw is None else msgspec.msgpack.decode(raw, type=TreeCounts)
+
+    def unsettled(self) -> list[bytes]:
+        """The paths of the entries that the next run must read again, whatever stat says."""
+        return [bytes(row[0]) for row in self._reader.execute("SELECT path FROM unsettled")]
+
+    def listings(self, below: bytes = b"") -> Iterator[Listing]:
+        """All entries of a directory and what is below it, in catalog order."""
+        if below:
+            # Keys below a directory's are its own, a NUL and more; 0x01 is what comes after NUL.
+            key = directory_key(below)
+            where = "WHERE key = ? OR (key >= ? AND key < ?)"
+            bounds: tuple[bytes, ...] = (key, key + b"\0", key + b"\1")
+        else:
+            where, bounds = "", ()
+        rows = self._reader.execute(f"SELECT path, entries FROM directory {where} ORDER BY key", bounds)
         decode = self._decode_entries
         for path, entries in rows:
             yield Listing(path, decode(_checked(entries)))
@@ -198,10 +225,10 @@ class State:
         """Drop the index, keeping what is known of the newest snapshot."""
         with self._transaction():
             self._clear()
-            self._db.execute("DELETE FROM meta WHERE key = 'head'")
+            self._db.execute("DELETE FROM meta WHERE key IN ('head', 'counts')")
 
     def _clear(self) -> None:
-        for table in ("directory", "chunk", "link"):
+        for table in ("directory", "chunk", "link", "unsettled"):
             self._db.execute(f"DELETE FROM {table}")
 
     @contextmanager
@@ -284,6 +311,9 @@ class StateUpdate:
         key = directory_key(directory)
         if before:
             self._unlink(directory, before)
+            if any(entry.flags & _UNSETTLED for entry in before):
+                self._db.execute("DELETE FROM unsettled WHERE directory = ?", (directory,))
+        self._note_unsettled(directory, entries)
         if entries:
             self._rows.append((key, directory, _with_check(self._encode(entries))))
             if len(self._rows) >= ROWS_AT_ONCE:
@@ -291,6 +321,11 @@ class StateUpdate:
             self._link(directory, entries)
         else:
             self._db.execute("DELETE FROM directory WHERE key = ?", (key,))
+
+    def _note_unsettled(self, directory: bytes, entries: list[Entry]) -> None:
+        rows = [(directory, join_path(directory, e.name)) for e in entries if e.flags & _UNSETTLED]
+        if rows:
+            self._db.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?)", rows)
 
     def _flush(self) -> None:
         self._db.executemany("INSERT OR REPLACE INTO directory VALUES (?, ?, ?)", self._rows)
@@ -317,8 +352,10 @@ class StateUpdate:
         """Remove rows that no entry names any more."""
         self._db.executemany("DELETE FROM chunk WHERE id = ?", [(number,) for number in numbers])
 
-    def commit(self, head: Head) -> None:
-        """Keep everything: the index mirrors `head` from now on."""
+    def commit(self, head: Head, counts: TreeCounts | None) -> None:
+        """Keep everything: the index mirrors `head` from now on, a tree of so many entries."""
+        if counts is not None:
+            self._state._put_meta("counts", msgspec.msgpack.encode(counts))
         self._flush()
         self._state._put_meta("head", msgspec.msgpack.encode(head))
         newest = self._state.newest_seen

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import re
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes
 
 import click
 
 from smsnapd.cli import output
 from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
-from smsnapd.errors import UsageError
+from smsnapd.daemon import protection
 from smsnapd.model import path_text
 from smsnapd.telemetry.sizes import size_text
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from smsnapd.engine.backup import BackupOutcome, BackupRequest
 
 INCOMPLETE = 3
+_log = logging.getLogger(__name__)
 
 EXAMPLES = """
 smsnap backup                    what changed since the last snapshot, else everything
@@ -50,63 +50,43 @@ def backup(full: bool, mode: str | None, reread: bool, dry_run: bool) -> int:
     """Store one snapshot now: an incremental if there is a chain, else a full.
 
     Exit status 3 means that the snapshot was stored but misses files, which are named. When nothing
-    changed since the last snapshot, and no full was asked for, there is no new one.
+    changed since the last snapshot, and no full was asked for, there is no new one. If a daemon protects
+    this volume, it makes the snapshot, and goes on with it if this command is interrupted.
     """
-    from smsnapd.engine.backup import run_backup
-
     session = Session.current()
-    request = _request(session, full=full, mode=mode, reread=reread, dry_run=dry_run)
-    with session.repository(contents=False) as repository, session.progress() as progress:
-        outcome = run_backup(repository, session.settings, request, progress)
+    config, volume = session.config, session.own_volume
+    if mode is not None:
+        config = replace(config, backup=replace(config.backup, mode=mode))
+    request = replace(protection.backup_request(config, volume), full=full, reread=reread, dry_run=dry_run)
+    outcome = None if dry_run else _by_daemon(session, request)
+    if outcome is None:
+        outcome = _alone(session, request)
     _report(session, outcome, dry_run)
     return INCOMPLETE if outcome.incomplete else 0
 
 
-def _request(session: Session, *, full: bool, mode: str | None, reread: bool, dry_run: bool) -> BackupRequest:
-    from smsnapd.engine.backup import BackupRequest
+def _by_daemon(session: Session, request: BackupRequest) -> BackupOutcome | None:
+    """What the daemon did; None if there is none for this volume and repository, or it is out of reach."""
+    from smsnapd.daemon.asking import NotAllowedError, ask_backup
+    from smsnapd.daemon.control import Request
+    from smsnapd.daemon.plan import runtime_dir
 
-    config = session.config
-    if (mode or config.backup.mode) == "block":
-        raise UsageError("back up in block mode", "it is not yet available", "use --mode tar")
-    if config.volume.path is None:
-        hint = "give --path, set SMSNAP_PATH, or write [volume] path"
-        raise UsageError("find the volume", "no path is configured", hint)
-    root = config.volume.path
-    return BackupRequest(
-        root=os.fsencode(root),
-        volume=session.own_volume,
-        exclude=config.volume.exclude + own_places(root, session.state_dir, config.repository.url),
-        state_dir=session.state_dir,
-        full=full,
-        reread=reread,
-        dry_run=dry_run,
-        consistency=config.backup.consistency,
-        level=config.backup.compression_level,
-        workers=None,
-    )
+    path, url = os.fsdecode(request.root), session.settings.url
+    asked = Request("backup", request.volume, path, url, full=request.full, reread=request.reread)
+    with session.progress() as progress:
+        try:
+            return ask_backup(runtime_dir(os.environ), asked, progress)
+        except NotAllowedError as error:
+            # If it is this volume's daemon, the lease will tell.
+            _log.info("%s", error)
+            return None
 
 
-def own_places(root: Path, state_dir: Path, url: str) -> tuple[str, ...]:
-    """Exclude patterns for the local state and the repository, where they lie in the volume itself.
+def _alone(session: Session, request: BackupRequest) -> BackupOutcome:
+    from smsnapd.engine.backup import run_backup
 
-    Writing state must not look like a change of the volume, and a repository that swallows itself
-    never ends growing.
-    """
-    places = [state_dir]
-    if url.startswith("file://"):
-        places.append(Path(os.fsdecode(unquote_to_bytes(url.removeprefix("file://")))))
-    real_root = root.resolve()
-    inside = [place.resolve() for place in places if place.resolve().is_relative_to(real_root)]
-    if real_root in inside:
-        raise UsageError(
-            f"back up {root}", "the repository or the local state is the volume itself", "put it elsewhere"
-        )
-    return tuple("/" + _literal(str(place.relative_to(real_root))) + "/" for place in inside)
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern of gitignore(5) that means just this path."""
-    return re.sub(r"([\\*?\[\]!# ])", r"\\\1", path)
+    with session.repository(contents=False) as repository, session.progress() as progress:
+        return run_backup(repository, session.settings, request, progress)
 
 
 def _report(session: Session, outcome: BackupOutcome, dry_run: bool) -> None:

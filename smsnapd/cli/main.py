@@ -24,6 +24,9 @@ VERBS = {
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a plain tar archive."),
     "check": ("check", "Look for damage in the repository."),
+    "status": ("status", "Show what the daemon is doing, how old the last recovery point is."),
+    "install": ("install", "Make the daemon a systemd service, and start it."),
+    "uninstall": ("install", "Stop the daemon and remove its service."),
     "key": ("key", "Show the repository's keys; write the daemon's key file."),
     "demo": ("demo", "Show the whole story on a throw-away volume."),
 }

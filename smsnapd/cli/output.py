@@ -26,9 +26,9 @@ def line(text: str = "", *, aside: bool = False) -> None:
     _write(plain(text), aside=aside)
 
 
-def document(value: Any, *, aside: bool = False) -> None:
-    """The one JSON document of a verb; `aside` as above, and then in one line."""
-    _write(json.dumps(value, indent=None if aside else 2), aside=aside)
+def document(value: Any, *, aside: bool = False, in_one_line: bool = False) -> None:
+    """The one JSON document of a verb, or one of many, each in one line; `aside` as above, in one line."""
+    _write(json.dumps(value, indent=None if aside or in_one_line else 2), aside=aside)
 
 
 def array(items: Iterable[Any]) -> None:

@@ -1,43 +1,13 @@
-"""Where a passphrase comes from: command line, environment, configuration, or a person at a terminal."""
+"""A passphrase from a person at a terminal, where nothing else names one."""
 
 from __future__ import annotations
 
 import getpass
-import logging
-import os
-import re
-import stat
-import subprocess
 import sys
-from collections.abc import Mapping
-from pathlib import Path
 
-from smsnapd.config import EncryptionConfig
-from smsnapd.errors import SmsnapError, UsageError
-
-RECOVERY_KEY_START = "SMSNAPIDENTITY1"
-"""How a recovery key begins, without hyphens (FORMAT.md, section 4)."""
+from smsnapd.errors import UsageError
 
 _SOURCES = "set SMSNAP_PASSPHRASE, give --passphrase-file, or set [encryption] passphrase_file"
-_log = logging.getLogger(__name__)
-
-
-def find_passphrase(
-    given_file: bool, encryption: EncryptionConfig, environment: Mapping[str, str]
-) -> str | None:
-    """The passphrase without asking anybody; None if nothing names one.
-
-    `given_file` says that `encryption.passphrase_file` is the command line's, which beats the
-    environment, which beats the file's.
-    """
-    from_environment = environment.get("SMSNAP_PASSPHRASE")
-    if from_environment and not given_file:
-        return from_environment
-    if encryption.passphrase_file:
-        return _read_file(encryption.passphrase_file)
-    if encryption.passphrase_command:
-        return _run(encryption.passphrase_command)
-    return None
 
 
 def ask(what: str, *, twice: bool) -> str:
@@ -53,60 +23,3 @@ def ask(what: str, *, twice: bool) -> str:
     if not passphrase:
         raise UsageError(what, "the passphrase is empty", "choose one of several words")
     return passphrase
-
-
-def is_recovery_key(text: str) -> bool:
-    """Whether this is, or is meant to be, a recovery key: one may be given wherever a passphrase may."""
-    return re.sub(r"[-\s]", "", text).upper().startswith(RECOVERY_KEY_START)
-
-
-def read_write_key(path: Path) -> str:
-    """The text of a write key file."""
-    what = f"read the write key {path}"
-    try:
-        return _read_secret(path, what, "check [encryption] write_key_file").decode("ascii").strip()
-    except UnicodeDecodeError as error:
-        raise UsageError(what, "it is no write key file") from error
-
-
-def _read_file(path: Path) -> str:
-    what = f"read the passphrase from {path}"
-    return _first_line(_read_secret(path, what, "check passphrase_file, or give another"), what)
-
-
-def _read_secret(path: Path, what: str, hint: str) -> bytes:
-    """What a file holds; warns if others may read it."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(65536)
-    except OSError as error:
-        raise UsageError(what, error.strerror or str(error), hint) from error
-    if stat.S_ISREG(mode) and mode & 0o077:
-        _log.warning("%s can be read by others: run chmod 600 on it", path)
-    return content
-
-
-def _run(command: tuple[str, ...]) -> str:
-    what = f"run the passphrase_command {command[0]}"
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
-    except OSError as error:
-        raise SmsnapError(
-            what, error.strerror or str(error), "check [encryption] passphrase_command"
-        ) from error
-    except subprocess.CalledProcessError as error:
-        why = f"it ended with status {error.returncode}"
-        raise SmsnapError(what, why, "run it by hand to see why") from error
-    return _first_line(done.stdout, what)
-
-
-def _first_line(content: bytes, what: str) -> str:
-    line = content.split(b"\n", 1)[0].removesuffix(b"\r")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        raise UsageError(what, "the first line is not UTF-8") from error
-    if not text:
-        raise UsageError(what, "the first line is empty", "write the passphrase there")
-    return text

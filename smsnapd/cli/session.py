@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -20,8 +19,10 @@ from smsnapd.cli.options import Options
 from smsnapd.cli.times import Selector, parse_selector, parse_time
 from smsnapd.config import VOLUME_NAME, Config, Overrides, load
 from smsnapd.coredumps import forbid_core_dumps
+from smsnapd.daemon import protection
+from smsnapd.daemon.passphrase import find_passphrase
 from smsnapd.errors import UsageError
-from smsnapd.instance import default_volume_name, read_notebook
+from smsnapd.instance import read_notebook
 from smsnapd.store.base import StoreSettings
 
 if TYPE_CHECKING:
@@ -58,31 +59,12 @@ class Session:
     @property
     def settings(self) -> StoreSettings:
         """Where the repository is; UsageError if nothing says it."""
-        repository = self.config.repository
-        if not repository.url:
-            hint = "give --repository, set SMSNAP_REPOSITORY, or write [repository] url"
-            raise UsageError("find the repository", "no URL is configured", hint)
-        return StoreSettings(
-            url=repository.url,
-            region=repository.region or self._region(),
-            endpoint_url=repository.endpoint_url,
-            path_style=repository.path_style,
-            checksums=repository.checksums,
-            ca_bundle=str(repository.ca_bundle or ""),
-        )
-
-    def _region(self) -> str:
-        """The region that AWS's own variables name, else the notebook's."""
-        if not self.config.repository.url.startswith("s3:"):
-            return ""
-        usual = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return usual or (self._notebook.region if self._notebook else "")
+        return protection.store_settings(self.config, self._notebook)
 
     @property
     def state_dir(self) -> Path:
         """Where the local cache lies."""
-        assert self.config.state.dir is not None  # `load` fills it
-        return self.config.state.dir
+        return protection.state_dir(self.config)
 
     def new_passphrase(self) -> str:
         """The passphrase of a repository that is about to be made; asked for twice."""
@@ -91,7 +73,7 @@ class Session:
 
     def _found_passphrase(self) -> str | None:
         given = self.options.passphrase_file is not None
-        return passphrase.find_passphrase(given, self.config.encryption, os.environ)
+        return find_passphrase(given, self.config.encryption, os.environ)
 
     @contextmanager
     def repository(self, *, contents: bool) -> Iterator[Repository]:
@@ -117,31 +99,16 @@ class Session:
 
     def _credentials(self, contents: bool) -> Credentials | None:
         """What opens the repository without asking anybody."""
-        from smsnapd.repository import Credentials
-
-        encryption = self.config.encryption
-        explicit = self.options.passphrase_file is not None or bool(os.environ.get("SMSNAP_PASSPHRASE"))
-        if encryption.write_key_file and not contents and not explicit:
-            text = passphrase.read_write_key(encryption.write_key_file)
-            return Credentials(write_key_text=text, recipients=encryption.recipients)
-        found = self._found_passphrase()
-        return None if found is None else self._by_passphrase(found)
+        given = self.options.passphrase_file is not None
+        return protection.found_credentials(self.config, os.environ, given_file=given, contents=contents)
 
     def _typed(self) -> Credentials:
-        return self._by_passphrase(passphrase.ask("open the repository", twice=False))
-
-    def _by_passphrase(self, text: str) -> Credentials:
-        from smsnapd.repository import Credentials
-
-        recipients = self.config.encryption.recipients
-        if passphrase.is_recovery_key(text):
-            return Credentials(recovery_key=text, recipients=recipients)
-        return Credentials(passphrase=text, recipients=recipients)
+        return protection.credentials_of(passphrase.ask("open the repository", twice=False), self.config)
 
     @property
     def own_volume(self) -> str:
         """The name under which this machine's volume is backed up."""
-        return self.config.volume.name or default_volume_name(self._notebook, socket.gethostname())
+        return protection.volume_name(self.config, self._notebook)
 
     @property
     def named_volume(self) -> str:

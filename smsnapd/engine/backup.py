@@ -17,6 +17,7 @@ from smsnapd.engine.extras import directory_of
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import Parent, begin_anew, bring_up, rolled_back
+from smsnapd.engine.looks import HintedLooks, Look, look_everywhere, stat_entry
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
@@ -24,10 +25,10 @@ from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, Snapsh
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.manifest import Issue
-from smsnapd.model import Listing, path_text
+from smsnapd.model import Entry, Listing, path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
-from smsnapd.state import State
+from smsnapd.state import State, TreeCounts
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.attributes import Owners
 from smsnapd.volume.mounts import find_mount, syncfs
@@ -128,7 +129,8 @@ class _Run:
         self._report = ScanReport()
         self._filesystem = find_mount(tree.root).filesystem_uuid
         self._reader = PackReader(tree, state.digest_key, Owners())
-        self._changes = ChangeSet(state, reread=request.reread)
+        restat = None if request.hints is None else self._stat_now
+        self._changes = ChangeSet(state, reread=request.reread, restat=restat)
         self._notes: list[str] = []
 
     def close(self) -> None:
@@ -148,10 +150,17 @@ class _Run:
         started_ns = self._clock_ns()
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
-        self._scan(started_ns - UNSETTLED_NS, lease)
         full = self._request.full or head is None
+        known = self._scan(started_ns - UNSETTLED_NS, lease, head, full)
         scanned = Scanned(
-            self._changes, self._report, self._reader, self._tree.root, self._filesystem, started_ns
+            self._changes,
+            self._report,
+            self._reader,
+            self._tree.root,
+            self._filesystem,
+            started_ns,
+            "scan" if known is None else "events",
+            known or (),
         )
         if lease is None or (self._changes.empty and not full):
             return self._unchanged(scanned.unreadable(), write=lease is not None)
@@ -190,15 +199,39 @@ class _Run:
         self._notes.append(text)
         self._progress.note(text)
 
-    def _scan(self, unsettled_from_ns: int, lease: Lease | None) -> None:
+    def _scan(
+        self, unsettled_from_ns: int, lease: Lease | None, head: Parent | None, full: bool
+    ) -> tuple[Issue, ...] | None:
+        """Find what changed. None after a full scan; after a hinted one, what is incomplete still."""
         self._progress.phase("scan")
         names_key = self._repository.volume_keys(self._request.volume).chunk_names
         excludes = Excludes(self._request.exclude, self._left_out())
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
-        listings = _renewing(lease, scan(self._tree, excludes, self._report))
-        self._changes.compare(listings, _Unknown(self._report).covers, rechecker.settled)
+        hints, counts = self._request.hints, self._state.counts
+        everything = full or self._request.reread or head is None
+        if hints is not None and counts is not None and head is not None and not everything:
+            looks = HintedLooks(self._tree, excludes, self._report, self._state, hints)
+            self._compare(_renewing(lease, looks), rechecker, counts)
+            if not self._changes.lacks_names():
+                return tuple(issue for issue in head.incomplete if not looks.covered(issue.path))
+            self._begin_again()
+        everywhere = look_everywhere(scan(self._tree, excludes, self._report), self._state.listings())
+        self._compare(_renewing(lease, everywhere), rechecker, None)
+        return None
+
+    def _compare(self, looks: Iterable[Look], rechecker: Rechecker, before: TreeCounts | None) -> None:
+        self._changes.compare(looks, _Unknown(self._report).covers, rechecker.settled, before)
         if b"" in self._report.vanished:
             raise VolumeError(f"scan the volume {path_text(self._tree.root)}", "its root directory is gone")
+
+    def _begin_again(self) -> None:
+        """Forget what hints showed: where they do not reach, a scan of everything decides."""
+        self._changes.close()
+        self._report = ScanReport()
+        self._changes = ChangeSet(self._state, reread=self._request.reread)
+
+    def _stat_now(self, path: bytes, indexed: Entry) -> Entry | None:
+        return stat_entry(self._tree, self._report, path, indexed)
 
     def _left_out(self) -> set[tuple[int, int]]:
         """Directories that no backup may contain: the index, and the repository if it is one."""
@@ -221,7 +254,7 @@ class _Run:
             for directory, settled in self._changes.settled.items():
                 before = self._state.listing(directory)
                 update.put(Listing(directory, with_settled(before, settled)), before)
-            update.commit(head)
+            update.commit(head, None)
 
     def _outcome(
         self,
@@ -243,12 +276,12 @@ class _Run:
         )
 
 
-def _renewing(lease: Lease | None, listings: Iterable[Listing]) -> Iterator[Listing]:
-    """`listings`; the lease must not end while they are held against the index, which may be long."""
-    for listing in listings:
+def _renewing(lease: Lease | None, looks: Iterable[Look]) -> Iterator[Look]:
+    """`looks`; the lease must not end while they are taken, which may be long."""
+    for look in looks:
         if lease is not None:
             lease.renew()
-        yield listing
+        yield look
 
 
 class _Unknown:

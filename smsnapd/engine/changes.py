@@ -14,17 +14,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from smsnapd.engine.looks import Look
 from smsnapd.engine.spool import Spool
 from smsnapd.model import (
     CHUNK_TARGET,
     Entry,
     Flag,
     Kind,
-    Listing,
     directory_key,
     join_path,
 )
-from smsnapd.state import State, has_names, is_alias
+from smsnapd.state import State, TreeCounts, has_names, is_alias
 from smsnapd.volume.tarball.read import HEADER, READ
 
 # Plain integers where millions of entries pass: arithmetic of IntFlag is Python code.
@@ -52,16 +52,30 @@ class DirectoryChange(NamedTuple):
     gone: list[bytes]
 
 
-class TreeCounts(NamedTuple):
-    """The size of the whole tree: names, regular files (each inode's names counted), bytes."""
-
-    entries: int
-    files: int
-    bytes: int
-
-
 Recheck = Callable[[bytes, Entry, Entry], Entry | None]
 """Reads an unsettled entry again: (directory, scanned, indexed) to its settled form, None if it differs."""
+
+
+Restat = Callable[[bytes, Entry], Entry | None]
+"""Looks at one name now: (path, indexed entry) to the entry, None if it is gone."""
+
+
+class _Names:
+    """The names of inodes with several, as the looks of a hinted run met them."""
+
+    def __init__(self) -> None:
+        self.links: dict[int, int] = {}
+        self.seen: dict[int, set[bytes]] = {}
+        self.gone: dict[int, set[bytes]] = {}
+
+    def meet(self, entry: Entry, path: bytes) -> None:
+        if has_names(entry):
+            self.links[entry.inode] = entry.links
+            self.seen.setdefault(entry.inode, set()).add(path)
+
+    def miss(self, entry: Entry, path: bytes) -> None:
+        if has_names(entry):
+            self.gone.setdefault(entry.inode, set()).add(path)
 
 
 class _GoneFiles:
@@ -118,8 +132,13 @@ class _Groups:
 class ChangeSet:
     """The differences found by one scan."""
 
-    def __init__(self, state: State, *, reread: bool = False) -> None:
-        """With `reread` no entry is taken as unchanged for its stat alone: all are read again."""
+    def __init__(self, state: State, *, reread: bool = False, restat: Restat | None = None) -> None:
+        """With `reread` no entry is taken as unchanged for its stat alone: all are read again.
+
+        `restat` is for looks that do not go everywhere: it looks at further names of an inode.
+        """
+        self._restat = restat
+        self._names = _Names()
         self._state = state
         self._reread = reread
         directory = state.path.parent
@@ -155,35 +174,32 @@ class ChangeSet:
         """Whether nothing differs."""
         return not self.changed and not self.deleted
 
-    def compare(self, listings: Iterable[Listing], kept: Callable[[bytes], bool], recheck: Recheck) -> None:
-        """Hold a scan against the index.
+    def compare(
+        self,
+        looks: Iterable[Look],
+        kept: Callable[[bytes], bool],
+        recheck: Recheck,
+        before: TreeCounts | None = None,
+    ) -> None:
+        """Hold what the looks found against the index.
 
         `kept` says of a path that it could not be looked at: what the index has of it and below stays.
+        `before` are the counts of the indexed tree if the looks do not go everywhere.
         """
         self._kept = kept
-        scanned = iter(listings)
-        indexed = self._state.listings()
-        new, old = next(scanned, None), next(indexed, None)
-        while new is not None or old is not None:
-            new_key = directory_key(new.directory) if new else b""
-            old_key = directory_key(old.directory) if old else b""
-            if old is None or (new is not None and new_key < old_key):
-                assert new is not None
-                self._directory(new.directory, new.entries, [], recheck)
-                new = next(scanned, None)
-            elif new is None or old_key < new_key:
-                if not kept(old.directory):
-                    self._directory(old.directory, [], old.entries, recheck)
-                old = next(indexed, None)
-            else:
-                self._directory(new.directory, new.entries, old.entries, recheck)
-                new, old = next(scanned, None), next(indexed, None)
+        if before is not None:
+            self._tree = list(before)
+        for directory, now, indexed in looks:
+            if now or not kept(directory):
+                self._directory(directory, now, indexed, recheck)
+            if before is not None:
+                self._count(indexed, -1)
 
     def _directory(self, directory: bytes, new: list[Entry], old: list[Entry], recheck: Recheck) -> None:
         before = {entry.name: entry for entry in old}
         changed: list[Change] = []
         settled: list[Entry] = []
-        self._count(new)
+        self._count(new, 1)
         for entry in new:
             previous = before.pop(entry.name, None)
             if previous is None or not same_stat(entry, previous):
@@ -202,13 +218,15 @@ class ChangeSet:
         if changed or before:
             self._record(directory, changed, before)
 
-    def _count(self, entries: list[Entry]) -> None:
-        self._tree[0] += len(entries)
+    def _count(self, entries: list[Entry], sign: int) -> None:
+        self._tree[0] += sign * len(entries)
         files = [entry.size for entry in entries if entry.kind == _REGULAR]
-        self._tree[1] += len(files)
-        self._tree[2] += sum(files)
+        self._tree[1] += sign * len(files)
+        self._tree[2] += sign * sum(files)
 
     def _record(self, directory: bytes, changed: list[Change], gone: dict[bytes, Entry]) -> None:
+        if self._restat is not None:
+            self._note_names(directory, changed, gone)
         for entry, previous, _ in changed:
             self._touch(entry)
             if previous is not None:
@@ -223,6 +241,28 @@ class ChangeSet:
         self.changed += len(changed)
         self.deleted += len(gone)
         self._found.add(DirectoryChange(directory, changed, sorted(gone)))
+
+    def _note_names(self, directory: bytes, changed: list[Change], gone: dict[bytes, Entry]) -> None:
+        for entry, previous, _ in changed:
+            self._names.meet(entry, join_path(directory, entry.name))
+            if previous is not None and previous.inode != entry.inode:
+                self._names.miss(previous, join_path(directory, entry.name))
+        for entry in gone.values():
+            self._names.miss(entry, join_path(directory, entry.name))
+
+    def lacks_names(self) -> bool:
+        """Whether some inode has a name that neither the looks nor the index know: only a scan finds it.
+
+        Names that were unknown before, outside of the volume or left out, do not count.
+        """
+        for inode, links in self._names.links.items():
+            known = set(self._state.names_of(inode))
+            before = next((self._state.entry(path) for path in known), None)
+            unknown_before = max(before.links - len(known), 0) if before is not None else 0
+            now = (known - self._names.gone.get(inode, set())) | self._names.seen[inode]
+            if links - len(now) > unknown_before:
+                return True
+        return False
 
     def _touch(self, entry: Entry) -> None:
         if has_names(entry):
@@ -264,12 +304,19 @@ class ChangeSet:
         directory, changed, gone = change
         present = {item.entry.name for item in changed} | set(gone)
         extra = [
-            Change(_scanned(entry), entry)
+            Change(now, entry)
             for entry in self._state.listing(directory)
             if entry.inode in self._touched and has_names(entry) and entry.name not in present
+            if (now := self._as_it_is(directory, entry)) is not None and now.inode == entry.inode
         ]
         together = sorted([*changed, *extra], key=lambda item: item.entry.name)
         return DirectoryChange(directory, together, gone)
+
+    def _as_it_is(self, directory: bytes, indexed: Entry) -> Entry | None:
+        """A name that the looks did not show as changed; looks that did not go there look at it now."""
+        path = join_path(directory, indexed.name)
+        now = _scanned(indexed) if self._restat is None else self._restat(path, indexed)
+        return _scanned(indexed) if now is None and self._kept(path) else now
 
     def _settle(self, directory: bytes, change: Change, groups: _Groups) -> Change:
         entry, previous, _ = change

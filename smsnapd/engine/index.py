@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from smsnapd.engine.history import History
 from smsnapd.engine.tree import SnapshotTree
-from smsnapd.format.manifest import manifest_hash
+from smsnapd.format.manifest import Issue, manifest_hash
 from smsnapd.format.names import ManifestName
 from smsnapd.model import Listing
 from smsnapd.repository import Repository
@@ -17,10 +17,11 @@ from smsnapd.state import Head, State
 
 
 class Parent(NamedTuple):
-    """The newest commit, which the next one follows: its name, and the hash of its whole object."""
+    """The newest commit, which the next one follows: its name, its whole object's hash, what it missed."""
 
     name: ManifestName
     hash: bytes
+    incomplete: tuple[Issue, ...] = ()
 
 
 def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
@@ -45,7 +46,7 @@ def bring_up(
     expected = head_of(recorded, root, filesystem)
     if state.head != expected:
         _make_anew(repository, history, state, recorded, expected)
-    return Parent(name, recorded.hash)
+    return Parent(name, recorded.hash, recorded.manifest.completeness.incomplete)
 
 
 def begin_anew(repository: Repository, history: History, state: State) -> Parent | None:
@@ -64,7 +65,7 @@ def _make_anew(
         for directory, listings in groupby(tree.listings(), attrgetter("directory")):
             update.put(Listing(directory, [entry for listing in listings for entry in listing.entries]))
         update.put_chunks(dict(enumerate(tree.chunks)))
-        update.commit(head)
+        update.commit(head, None)
 
 
 def rolled_back(history: History, state: State) -> bool:

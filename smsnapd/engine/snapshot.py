@@ -7,13 +7,14 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from smsnapd import __version__
 from smsnapd.engine.assembly import Assembler, Recorded
 from smsnapd.engine.changes import ChangeSet, DirectoryChange
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.index import Parent, head_of
+from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows, whole_tree, with_settled
@@ -46,7 +47,11 @@ ATTACH_BYTES: Final = 128 * 1024
 
 @dataclass(frozen=True)
 class BackupRequest:
-    """What to back up and how. `root` is the volume's directory; `workers` None means one a core."""
+    """What to back up and how. `root` is the volume's directory; `workers` None means one a core.
+
+    With `hints` only what they name is looked at, for who has watched the volume since the last commit
+    without a gap; they are ignored where a scan must be of everything.
+    """
 
     root: bytes
     volume: str
@@ -54,6 +59,7 @@ class BackupRequest:
     exclude: tuple[str, ...] = ()
     full: bool = False
     reread: bool = False
+    hints: Hints | None = None
     dry_run: bool = False
     consistency: str = "live"
     level: int = 1
@@ -70,9 +76,14 @@ class Scanned:
     root: bytes
     filesystem: str
     started_ns: int
+    method: Literal["scan", "events"]
+    known_incomplete: tuple[Issue, ...] = ()
 
     def unreadable(self) -> list[Issue]:
-        """What the scan could not look at."""
+        """What could not be looked at, and what could not be before and was not looked at again."""
+        return [*self.known_incomplete, *self._unreadable_now()]
+
+    def _unreadable_now(self) -> list[Issue]:
         return [Issue(path, f"unreadable: {why}") for path, why in self.report.unreadable]
 
 
@@ -261,7 +272,7 @@ class SnapshotWriter:
             source=Source(path_text(self._scanned.root), self._scanned.filesystem),
             consistency="read-only" if self._request.consistency == "read-only" else "live",
             completeness=Completeness(
-                method="scan",
+                method=self._scanned.method,
                 complete=not incomplete,
                 incomplete=tuple(incomplete),
                 vanished=(*report.vanished, *assembler.vanished),
@@ -287,7 +298,8 @@ class SnapshotWriter:
         if full:
             update.drop_chunks(table.numbers - named)
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
-        update.commit(head_of(committed, self._scanned.root, self._scanned.filesystem))
+        head = head_of(committed, self._scanned.root, self._scanned.filesystem)
+        update.commit(head, self._changes.tree)
 
 
 def _by_path(issues: list[Issue]) -> list[Issue]:

@@ -18,13 +18,14 @@ from smsnapd.telemetry.secrets import RedactingFormatter
 _log = logging.getLogger("smsnapd")
 
 
-def set_up_logging(verbosity: int, stream: TextIO) -> None:
+def set_up_logging(verbosity: int, stream: TextIO, formatter: logging.Formatter | None = None) -> None:
     """Log to `stream`: -1 errors only, 0 warnings too, 1 what is done, 2 and more details.
 
-    May be called again. The SDK's own debug log holds signed requests, so it is never shown.
+    A `formatter` has to keep secrets out, as the usual one does. May be called again. The SDK's own
+    debug log holds signed requests, so it is never shown.
     """
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(RedactingFormatter("smsnap: %(levelname)s: %(message)s"))
+    handler.setFormatter(formatter or RedactingFormatter("smsnap: %(levelname)s: %(message)s"))
     for old in list(_log.handlers):
         _log.removeHandler(old)
     _log.addHandler(handler)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.cli.passphrase import ask, find_passphrase, is_recovery_key, read_write_key
+from smsnapd.cli.passphrase import ask
 from smsnapd.config import EncryptionConfig
+from smsnapd.daemon.passphrase import find_passphrase, is_recovery_key, read_write_key
 from smsnapd.errors import SmsnapError, UsageError
 
 

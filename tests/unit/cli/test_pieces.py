@@ -6,7 +6,6 @@ from pathlib import Path
 import pathspec
 import pytest
 
-from smsnapd.cli.backup import own_places
 from smsnapd.cli.check import data_part
 from smsnapd.cli.comparison import describe, differences
 from smsnapd.cli.export import new_file
@@ -14,6 +13,7 @@ from smsnapd.cli.key_file import reserved
 from smsnapd.cli.output import array, table
 from smsnapd.cli.paths import volume_path
 from smsnapd.cli.restore import user_pair
+from smsnapd.daemon.protection import own_places
 from smsnapd.errors import SmsnapError, TargetError, UsageError
 from smsnapd.model import path_text
 

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from smsnapd.engine.changes import ChangeSet, DirectoryChange
+from smsnapd.engine.looks import look_everywhere
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, directory_key
 from smsnapd.state import Head, State
 from smsnapd.volume.tarball.read import HEADER, READ
@@ -58,10 +59,11 @@ def compare(tmp_path: Path) -> Iterator[Callable[..., ChangeSet]]:
         with state.update(anew=True) as update:
             for listing in listings({path: stored(entry) for path, entry in before.items()}):
                 update.put(listing)
-            update.commit(HEAD)
+            update.commit(HEAD, None)
         changes = ChangeSet(state, reread=reread)
         made.append(changes)
-        changes.compare(listings(now), lambda path: path in set(kept), recheck)
+        looks = look_everywhere(iter(listings(now)), state.listings())
+        changes.compare(looks, lambda path: path in set(kept), recheck)
         return changes
 
     yield compared

@@ -1,0 +1,86 @@
+"""A configuration made ready for the daemon: everything in it that can be wrong has been looked at."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from smsnapd.config import Config, Overrides, load
+from smsnapd.daemon import protection
+from smsnapd.daemon.pace import Pace
+from smsnapd.daemon.schedule import Calendar
+from smsnapd.engine.snapshot import BackupRequest
+from smsnapd.instance import read_notebook
+from smsnapd.store.base import StoreSettings
+from smsnapd.volume.scan import Excludes
+
+if TYPE_CHECKING:
+    from smsnapd.repository import Credentials
+
+_ATTEMPTS: Final = 4
+"""Tries of one call within a run. The daemon tries whole runs again: a watchdog must not wait for longer."""
+_READ_TIMEOUT_S: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the daemon does, and when."""
+
+    config: Config
+    settings: StoreSettings
+    request: BackupRequest
+    pace: Pace
+    excludes: Excludes
+    stop_s: float
+
+    def calendars(self) -> tuple[Calendar, Calendar]:
+        """Those of full backups and of checks, counted from now."""
+        schedule = self.config.schedule
+        return Calendar(schedule.full, "schedule.full"), Calendar(schedule.check, "schedule.check")
+
+    def credentials(self, environment: Mapping[str, str]) -> Credentials | None:
+        """What opens the repository, read anew; None if nothing names it."""
+        return protection.found_credentials(self.config, environment, given_file=False, contents=False)
+
+
+def load_plan(file: str | None) -> Plan:
+    """Read the configuration; UsageError (and ConfigError) if anything in it is wrong.
+
+    Nothing but the configuration and the notebook's metadata is read: neither the volume nor the repository
+    need be there.
+    """
+    config = load(file, Overrides())
+    notebook = read_notebook()
+    settings = protection.store_settings(config, notebook)
+    request = protection.backup_request(config, protection.volume_name(config, notebook))
+    schedule = config.schedule
+    pace = Pace(
+        schedule.quiet.total_seconds(), schedule.incremental.total_seconds(), schedule.rescan.total_seconds()
+    )
+    plan = Plan(
+        config=config,
+        settings=replace(settings, attempts=_ATTEMPTS, read_timeout_s=_READ_TIMEOUT_S),
+        request=replace(request, root=os.path.abspath(request.root)),
+        pace=pace,
+        excludes=Excludes(request.exclude),
+        stop_s=schedule.stop.total_seconds(),
+    )
+    plan.calendars()
+    return plan
+
+
+def runtime_dir(environment: Mapping[str, str]) -> Path:
+    """Where the control socket and the status lie: as systemd says, else where root or a user has such.
+
+    The command line finds the daemon's by the same rule, run by root or by the volume's owner.
+    """
+    if given := environment.get("RUNTIME_DIRECTORY"):
+        return Path(given.split(":")[0])
+    xdg = environment.get("XDG_RUNTIME_DIR", "")
+    if os.geteuid() == 0 or not xdg.startswith("/"):
+        return Path("/run/smsnapd")
+    own = Path(xdg, "smsnapd")
+    return own if own.is_dir() or not Path("/run/smsnapd").is_dir() else Path("/run/smsnapd")
