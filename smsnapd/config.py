@@ -29,6 +29,8 @@ VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 """What a volume may be called (FORMAT.md, section 2)."""
 
 _DURATION = re.compile(r"([0-9]+)\s*([smhdw])")
+_RATE = re.compile(r"([0-9]+)\s*(kB|KB|MB|GB)(?:/s)?")
+_RATE_BYTES = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _T = TypeVar("_T")
 
@@ -102,6 +104,23 @@ def _duration(place: _Place, value: Any) -> timedelta:
     return timedelta(seconds=int(match[1]) * _UNIT_S[match[2]])
 
 
+def _rate(place: _Place, value: Any) -> int:
+    """Bytes a second; 0 for no limit."""
+    if value == "":
+        return 0
+    match = _RATE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None or len(match[1]) > 6 or not int(match[1]):
+        raise place.wrong('a rate like "500KB/s" or "20MB/s", or "" for no limit', value)
+    return int(match[1]) * _RATE_BYTES[match[2]]
+
+
+def _web_address(place: _Place, value: Any) -> str:
+    text = _text(place, value)
+    if text and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", text):
+        raise place.wrong('an address like "https://example.org/path"', "…")  # a token may be in it
+    return text
+
+
 def _cron(place: _Place, value: Any) -> str:
     if not isinstance(value, str) or (value and len(value.split()) != 5):
         raise place.wrong('five cron fields, like "0 3 * * sun", or "" for never', value)
@@ -152,7 +171,10 @@ class VolumeConfig:
 
 @dataclass(frozen=True)
 class RepositoryConfig:
-    """Where it goes. An empty region is the notebook's; an empty endpoint is AWS."""
+    """Where it goes. An empty region is the notebook's; an empty endpoint is AWS.
+
+    `upload_limit` is in bytes a second, all processes together; 0 is none.
+    """
 
     url: str = _key(_url, "")
     region: str = _key(_text, "")
@@ -160,6 +182,7 @@ class RepositoryConfig:
     path_style: bool = _key(_flag, False)
     checksums: str = _key(_choice("when_supported", "when_required"), "when_supported")
     ca_bundle: Path | None = _key(_path, None)
+    upload_limit: int = _key(_rate, 0)
 
 
 @dataclass(frozen=True)
@@ -207,6 +230,16 @@ class RetentionConfig:
 
 
 @dataclass(frozen=True)
+class TelemetryConfig:
+    """Who is told how it goes. `metrics_port` 0 is none; `hook` is a program and its arguments."""
+
+    metrics_file: Path | None = _key(_path, None)
+    metrics_port: int = _key(_number(0, 65535), 0)
+    ping_url: str = _key(_web_address, "")
+    hook: tuple[str, ...] = _key(_command, ())
+
+
+@dataclass(frozen=True)
 class StateConfig:
     """Where the local cache lies; losing it costs one scan."""
 
@@ -223,6 +256,7 @@ class Config:
     backup: BackupConfig = BackupConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     retention: RetentionConfig = RetentionConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     state: StateConfig = StateConfig()
     source: Path | None = None
 
@@ -244,6 +278,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "backup": BackupConfig,
     "schedule": ScheduleConfig,
     "retention": RetentionConfig,
+    "telemetry": TelemetryConfig,
     "state": StateConfig,
 }
 
