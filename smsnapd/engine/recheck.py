@@ -8,7 +8,7 @@ from smsnapd.format.chunker import cut_ranges
 from smsnapd.format.codec import CONTENT_LIMITS, ObjectType, chunk_hash
 from smsnapd.model import CHUNK_TARGET, Entry, Flag, Kind, data_bytes, data_segments, join_path
 from smsnapd.state import State, has_names, is_alias
-from smsnapd.volume.tarball.read import PackItem, PackReader
+from smsnapd.volume.tarball.read import PackItem, PackReader, ReadBuffer, read_buffer
 
 
 class Rechecker:
@@ -19,7 +19,7 @@ class Rechecker:
         self._state = state
         self._names_key = names_key
         self._unsettled_from_ns = unsettled_from_ns
-        self._buffer = bytearray()
+        self._buffer: ReadBuffer | None = None
 
     def settled(self, directory: bytes, scanned: Entry, indexed: Entry) -> Entry | None:
         """The indexed entry as it is to be kept, its mark gone if it is old enough; None if it differs."""
@@ -45,11 +45,9 @@ class Rechecker:
     def _same(self, directory: bytes, scanned: Entry, indexed: Entry) -> bool:
         if is_alias(indexed):
             return True
-        if not self._buffer:
-            self._buffer = bytearray(CONTENT_LIMITS[ObjectType.CHUNK])
         if indexed.kind == Kind.REGULAR and data_bytes(indexed) >= CHUNK_TARGET:
             return self._same_large(join_path(directory, scanned.name), scanned, indexed)
-        _, (packed,) = self._reader.read_pack([PackItem(directory, scanned, indexed)], self._buffer)
+        _, (packed,) = self._reader.read_pack([PackItem(directory, scanned, indexed)], self._room())
         entry = packed.entry
         return (
             entry is not None
@@ -60,6 +58,11 @@ class Rechecker:
             and entry.content == indexed.content
         )
 
+    def _room(self) -> ReadBuffer:
+        if self._buffer is None:
+            self._buffer = read_buffer(CONTENT_LIMITS[ObjectType.CHUNK])
+        return self._buffer
+
     def _same_large(self, path: bytes, scanned: Entry, indexed: Entry) -> bool:
         entry, issue = self._reader.inspect(path, scanned)
         if entry is None or issue or entry.xattrs != indexed.xattrs or entry.segments != indexed.segments:
@@ -67,10 +70,11 @@ class Rechecker:
         cuts = cut_ranges(entry.size, data_segments(entry))
         if len(cuts) != len(indexed.content):
             return False
+        buffer = self._room()
         chunks = self._state.chunks_by_number({extent.chunk for extent in indexed.content})
         for (start, end), extent in zip(cuts, indexed.content, strict=True):
-            used, issue = self._reader.read_range(path, entry, start, end, self._buffer)
-            content = memoryview(self._buffer)[:used]
+            used, issue = self._reader.read_range(path, entry, start, end, buffer)
+            content = memoryview(buffer)[:used]
             if issue or chunk_hash(self._names_key, content) != chunks[extent.chunk].name_hash:
                 return False
         return True

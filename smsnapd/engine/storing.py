@@ -27,7 +27,7 @@ from smsnapd.model import ChunkRef, Entry, Flag
 from smsnapd.store import open_store
 from smsnapd.store.base import Store, StoreSettings
 from smsnapd.volume.attributes import Owners
-from smsnapd.volume.tarball.read import ISSUE_CHANGED, Packed, PackItem, PackReader
+from smsnapd.volume.tarball.read import ISSUE_CHANGED, Packed, PackItem, PackReader, read_buffer
 from smsnapd.volume.tree import Tree
 
 BUFFER_BYTES: Final = CONTENT_LIMITS[ObjectType.CHUNK]
@@ -119,7 +119,7 @@ class StoreWorker:
         self._store = store
         self._tree = Tree(task.root)
         self._reader = PackReader(self._tree, task.digest_key, Owners())
-        self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer = read_buffer(BUFFER_BYTES)
         self._sealer = Sealer(task.level)
         self._known = set(task.known)
         self._attachable = task.attach_limit

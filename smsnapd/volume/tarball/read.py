@@ -11,6 +11,7 @@ import os
 import stat
 import struct
 from collections.abc import Sequence
+from mmap import mmap
 from typing import Final, NamedTuple
 
 from blake3 import blake3
@@ -36,6 +37,8 @@ THIS_PACK: Final = -1
 ISSUE_CHANGED: Final = "changed while read"
 ISSUE_VANISHED: Final = "vanished"
 ISSUE_LARGE: Final = "large"
+
+ReadBuffer = bytearray | mmap
 
 _TRIES: Final = 3
 _FORMAT: Final = 0o170000
@@ -94,6 +97,11 @@ class _KindChangedError(Exception):
     """What has the name now is not of the kind that was expected."""
 
 
+def read_buffer(size: int) -> ReadBuffer:
+    """A buffer of `size` bytes to read into; its pages cost neither time nor memory until they are used."""
+    return mmap(-1, size)
+
+
 class PackReader:
     """Reads entries of one tree. Not for several threads.
 
@@ -110,7 +118,7 @@ class PackReader:
         self._digest_key = digest_key
         self._owners = owners
 
-    def read_pack(self, items: Sequence[PackItem], buffer: bytearray) -> tuple[int, list[Packed]]:
+    def read_pack(self, items: Sequence[PackItem], buffer: ReadBuffer) -> tuple[int, list[Packed]]:
         """Store items from the start of `buffer`, in their order: bytes used, and what became of each.
 
         The list is shorter than `items` if the buffer was full before: give the rest to another call. What is
@@ -147,7 +155,7 @@ class PackReader:
         except OSError as error:
             return Packed(None, _issue(error))
 
-    def read_range(self, path: bytes, entry: Entry, start: int, end: int, buffer: bytearray) -> RangeRead:
+    def read_range(self, path: bytes, entry: Entry, start: int, end: int, buffer: ReadBuffer) -> RangeRead:
         """Read the data between two offsets of a large file into `buffer`, joined and padded to `BLOCK`.
 
         `entry` is what `inspect` gave; `start` is a multiple of `BLOCK`. A range of holes alone uses nothing.
