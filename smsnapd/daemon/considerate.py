@@ -1,8 +1,10 @@
-"""Making way for others: low priority for CPU and disk."""
+"""Making way for others: low priority for CPU and disk, and no memory held for nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -34,3 +36,10 @@ def make_way() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syscall(ctypes.c_long(number), _WHO_PROCESS, 0, _IDLE) != 0:
         _log.info("the I/O priority stays as it is: %s", os.strerror(ctypes.get_errno()))
+
+
+def give_back_memory() -> None:
+    """Return what was freed to the system: the heap of a run is of no use until the next one."""
+    gc.collect()
+    with contextlib.suppress(AttributeError):  # musl has no such call
+        ctypes.CDLL(None).malloc_trim(0)

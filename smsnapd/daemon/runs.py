@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+from smsnapd.daemon import considerate
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.plan import Plan
 from smsnapd.engine.backup import BackupOutcome, run_backup
@@ -63,7 +64,11 @@ class Runs:
         """One snapshot, of what `hints` name or of everything that changed. Raises what the engine raises."""
         looks = None if hints is None else Looks(hints.directories, hints.subtrees)
         request = replace(self._plan.request, full=demand.full, reread=demand.reread, hints=looks)
-        return run_backup(self._opened(), self._plan.settings, request, progress)
+        try:
+            return run_backup(self._opened(), self._plan.settings, request, progress)
+        finally:
+            if looks is None:  # of the others a thousand fit into an hour, and each is small
+                considerate.give_back_memory()
 
     def check(self, progress: Progress) -> CheckReport:
         """Verify this volume's chains, and that every object is there."""
