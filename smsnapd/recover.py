@@ -170,10 +170,8 @@ class Repository:
             cut = {path for path in layer if not layer[path][0] and path in tree and tree[path][0]}
             tree = {p: e for p, e in tree.items() if cut.isdisjoint(p[:i] for i in range(len(p)))} | layer
         for path in sorted(tree, key=lambda path: (path, b"") if tree[path][0] else (path[:-1], path[-1])):
-            for m, row, start, end in tree[path][1]:  # a tombstone has none
-                sys.stdout.buffer.write(self.fetch(m, row, chunk=True)[start:end])
-        sys.stdout.buffer.write(bytes(1024))
-        sys.stdout.buffer.flush()
+            sys.stdout.buffer.writelines(self.fetch(m, row, True)[a:b] for m, row, a, b in tree[path][1])
+        print(end="\0" * 1024, flush=True)
 
 
 if __name__ == "__main__":
@@ -186,14 +184,16 @@ if __name__ == "__main__":
     try:
         os.chdir(arguments.directory)
         repository, Repository.reading = Repository(), arguments.directory
-        found = glob.glob(f"volumes/{arguments.volume}/manifests/[0-9]*-[0-9]*-*-*-{'[0-9a-f]' * 16}")
-        names = list({name.rsplit("-", 4)[0]: name for name in sorted(found)}.values())  # highest generations
-        for m in map(repository.manifest, names if arguments.list else []):
+        found = sorted(glob.glob(f"volumes/{arguments.volume}/manifests/[0-9]*-[0-9]*-*-*-{'[0-9a-f]' * 16}"))
+        highest = {name.rsplit("-", 4)[0]: name for name in found if arguments.list}.values()  # generations
+        for m in map(repository.manifest, highest):
             print(m["snapshot"], m["time"], m["kind"], "" if m["completeness"]["complete"] else "INCOMPLETE")
         if not arguments.list:
-            ends = [i for i, name in enumerate(names, 1) if arguments.snapshot in ("latest", name[-16:])]
-            check(ends and len({*map(os.path.dirname, names)}) == 1, f"not one snapshot {arguments.snapshot}")
-            full = max((i for i in range(ends[-1]) if names[i][-21:-16] == "full-"), default=0)
-            repository.write_tar(names[full : ends[-1]])
+            chain = [name for name in found if arguments.snapshot in ("latest", name[-16:])][-1:]
+            check(chain and len({*map(os.path.dirname, found)}) == 1, f"not one {arguments.snapshot}")
+            ids = {name[-16:]: name for name in found}
+            while chain[0][-21:-16] != "full-" and (m := repository.manifest(chain[0])):
+                chain.insert(0, ids.get(m["parent"]["snapshot"], "its parent, which is missing"))
+            repository.write_tar(chain)
     except Exception as error:
         sys.exit(f"recover.py: {Repository.reading}: {str(error) or type(error).__name__ + ' (other key?)'}")

@@ -14,7 +14,9 @@ from smsnapd.cli import output
 from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
 from smsnapd.daemon import protection
+from smsnapd.errors import UsageError
 from smsnapd.model import path_text
+from smsnapd.store.counting import Requests
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
@@ -27,9 +29,11 @@ EXAMPLES = """
 smsnap backup                    what changed since the last snapshot, else everything
 smsnap backup --full             a snapshot that is complete in itself
 smsnap backup --dry-run          say what would be stored
+smsnap backup --take-over        go on with a chain that another machine has written to
 """
 REPORT = """
-the new snapshot, as `smsnap snapshots --json` has it; null when nothing changed.
+the new snapshot, as `smsnap snapshots --json` has it, with "requests", what was asked of S3:
+{"put", "get", "list", "head", "delete", "bytes_up", "bytes_down"}; null when nothing changed.
 with --dry-run: {"dry_run": true, "changed", "deleted", "new_bytes"}
 progress, on standard error, a line each:
 {"event": "progress", "phase", "files", "files_total", "bytes", "bytes_total",
@@ -46,21 +50,32 @@ progress, on standard error, a line each:
 )
 @click.option("--reread", is_flag=True, help="Read what seems unchanged too.")
 @click.option("--dry-run", is_flag=True, help="Store nothing; say what would be.")
-def backup(full: bool, mode: str | None, reread: bool, dry_run: bool) -> int:
+@click.option(
+    "--take-over", is_flag=True, help="Take the lease from another writer, whose runs fail from then on."
+)
+def backup(full: bool, mode: str | None, reread: bool, dry_run: bool, take_over: bool) -> int:
     """Store one snapshot now: an incremental if there is a chain, else a full.
 
     Exit status 3 means that the snapshot was stored but misses files, which are named. When nothing
     changed since the last snapshot, and no full was asked for, there is no new one. If a daemon protects
     this volume, it makes the snapshot, and goes on with it if this command is interrupted.
+
+    One writer at a time owns a volume's chain. If it is another one that is to end, --take-over takes the
+    chain from it; if it is another notebook, give this one's volume a name of its own (volume.name) instead.
     """
+    if take_over and dry_run:
+        raise UsageError("take the chain over", "a dry run changes nothing", "leave out --dry-run")
     session = Session.current()
     config, volume = session.config, session.own_volume
     if mode is not None:
         config = replace(config, backup=replace(config.backup, mode=mode))
-    request = replace(protection.backup_request(config, volume), full=full, reread=reread, dry_run=dry_run)
+    request = replace(
+        protection.backup_request(config, volume),
+        full=full, reread=reread, dry_run=dry_run, take_over=take_over,
+    )  # fmt: skip
     outcome = None if dry_run else _by_daemon(session, request)
     if outcome is None:
-        outcome = _alone(session, request)
+        outcome = replace(_alone(session, request), requests=session.requests)
     _report(session, outcome, dry_run)
     return INCOMPLETE if outcome.incomplete else 0
 
@@ -72,7 +87,8 @@ def _by_daemon(session: Session, request: BackupRequest) -> BackupOutcome | None
     from smsnapd.daemon.plan import runtime_dir
 
     path, url = os.fsdecode(request.root), session.settings.url
-    asked = Request("backup", request.volume, path, url, full=request.full, reread=request.reread)
+    wanted = {"full": request.full, "reread": request.reread, "take_over": request.take_over}
+    asked = Request("backup", request.volume, path, url, **wanted)
     with session.progress() as progress:
         try:
             return ask_backup(runtime_dir(os.environ), asked, progress)
@@ -95,6 +111,8 @@ def _report(session: Session, outcome: BackupOutcome, dry_run: bool) -> None:
     if session.options.json:
         output.document(_outcome_object(outcome, dry_run))
         return
+    if session.options.verbose and outcome.requests:
+        output.tell_requests(outcome.requests)
     if not session.options.quiet:
         for text in outcome.notes:
             print(f"smsnap: note: {text}", file=sys.stderr)
@@ -105,7 +123,10 @@ def _outcome_object(outcome: BackupOutcome, dry_run: bool) -> object:
     if dry_run:
         counts = {"changed": outcome.changed, "deleted": outcome.deleted, "new_bytes": outcome.new_bytes}
         return {"dry_run": True, **counts}
-    return output.snapshot_object(outcome.snapshot) if outcome.snapshot else None
+    if outcome.snapshot is None:
+        return None
+    requests = output.requests_object(outcome.requests or Requests())
+    return {**output.snapshot_object(outcome.snapshot), "requests": requests}
 
 
 def _summary(outcome: BackupOutcome, dry_run: bool) -> str:

@@ -51,6 +51,7 @@ class Demand:
 
     full: bool = False
     reread: bool = False
+    take_over: bool = False
     reply: Reply = Nobody()  # noqa: RUF009 - it has no state
 
 

@@ -2,9 +2,9 @@
 
 One JSON object a line, both ways; one request a connection.
 `{"request": "status"}` is answered by the status. `{"request": "backup", "volume", "path", "url", "full",
-"reread"}` by lines of progress (`{"event": "progress"|"note", …}`, as `smsnap backup --json` has them), and
-at last by `{"event": "done", "outcome"}` or `{"event": "failed", "error", "what", "why", "hint"}`. A daemon
-that serves another volume or repository says `{"event": "elsewhere"}`.
+"reread", "take_over"}` by lines of progress (`{"event": "progress"|"note", …}`, as `smsnap backup --json`
+has them), and at last by `{"event": "done", "outcome"}` or `{"event": "failed", "error", "what", "why",
+"hint"}`. A daemon that serves another volume or repository says `{"event": "elsewhere"}`.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Request(msgspec.Struct, frozen=True):
     url: str = ""
     full: bool = False
     reread: bool = False
+    take_over: bool = False
 
 
 class Asked(Protocol):
@@ -185,13 +186,14 @@ class ControlServer:
             self._slots.release()
 
     def _answer(self, connection: socket.socket) -> None:
+        # Read first, whoever asks: closing with bytes unread would reset the connection, answer and all.
+        with connection.makefile("rb") as lines:
+            line = lines.readline(_LONGEST_REQUEST)
         _, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
         if user not in (0, self._owner()):
             _log.warning("user %d asked at the control socket and was refused", user)
             _refuse(connection, "this user may not", "ask as root, or as the owner of the volume")
             return
-        with connection.makefile("rb") as lines:
-            line = lines.readline(_LONGEST_REQUEST)
         try:
             request = msgspec.json.decode(line, type=Request)
         except msgspec.MsgspecError as error:
@@ -209,7 +211,8 @@ class ControlServer:
             connection.sendall(b'{"event": "elsewhere"}\n')
             return
         answers = Answers()
-        if not self._asked.demand(Demand(full=request.full, reread=request.reread, reply=answers)):
+        demand = Demand(request.full, request.reread, request.take_over, answers)
+        if not self._asked.demand(demand):
             _refuse(connection, "it is stopping, or too much is asked for already", "try again later")
             return
         while (line := answers.next()) is not None:

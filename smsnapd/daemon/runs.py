@@ -1,7 +1,8 @@
-"""One run: a backup or a check, with a repository that stays open from run to run."""
+"""One run: a backup, a check or a prune; from run to run the repository stays open and the lease is kept."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -15,16 +16,20 @@ from smsnapd.daemon.plan import Plan
 from smsnapd.engine.backup import BackupOutcome, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints as Looks
+from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Progress
-from smsnapd.errors import UsageError
+from smsnapd.engine.prune import PruneRequest, VolumePruned, run_prune
+from smsnapd.engine.tenure import Tenure
+from smsnapd.errors import LockedError, SmsnapError, StoreError, UsageError
 from smsnapd.repository import Repository
 from smsnapd.store import open_store
-from smsnapd.volume.watch import Hints
 
 _KEPT_OPEN_S: Final = 86400.0
 """Recipients and writers may have changed: the repository's records are read again once a day."""
+_KEEP_AGAIN_S: Final = 120.0
+"""After the lease could not be renewed, the next try waits for so long: each may take a while."""
 _BEAT_EVERY: Final = 1000
+_log = logging.getLogger(__name__)
 
 
 class Known(NamedTuple):
@@ -46,28 +51,63 @@ class Runs:
         self._environment = environment
         self._clock = clock
         self._repository: Repository | None = None
+        self._tenure: Tenure | None = None
+        self._is_open = False
         self._opened_s = 0.0
+        self._keep_from_s = 0.0
         self._place: tuple[int, int] | None = None
 
     def close(self) -> None:
-        """Close the repository; the next run opens it anew."""
+        """Give the lease back and close the repository; another run would open it anew."""
+        tenure, self._tenure = self._tenure, None
+        if tenure is not None:
+            tenure.release()
+        self.forget()
+        self._repository = None
+
+    def forget(self) -> None:
+        """After a failure: what is known is forgotten, and the next run opens the repository anew.
+
+        The lease's record stays, so that nobody else goes on with the chain before that run.
+        """
+        self._is_open = False
+        if self._tenure is not None:
+            self._tenure.forget()
         if self._repository is not None:
             self._repository.close()
-            self._repository = None
 
     def use(self, plan: Plan) -> None:
         """Another configuration holds from the next run on."""
         self.close()
         self._plan = plan
 
+    def keep(self) -> None:
+        """Extend the lease if it is time to; to be called while nothing is due, every minute or so."""
+        if self._tenure is None or not self._is_open or self._clock() < self._keep_from_s:
+            return
+        try:
+            self._tenure.keep()
+        except LockedError as error:
+            _log.warning("%s", error)
+            self.forget()
+        except StoreError as error:
+            _log.info("the lease was not renewed: %s", error)
+            self._keep_from_s = self._clock() + _KEEP_AGAIN_S
+
     def backup(self, demand: Demand, hints: Hints | None, progress: Progress) -> BackupOutcome:
         """One snapshot, of what `hints` name or of everything that changed. Raises what the engine raises."""
-        looks = None if hints is None else Looks(hints.directories, hints.subtrees)
-        request = replace(self._plan.request, full=demand.full, reread=demand.reread, hints=looks)
+        request = replace(
+            self._plan.request,
+            full=demand.full,
+            reread=demand.reread,
+            take_over=demand.take_over,
+            hints=hints,
+        )
         try:
-            return run_backup(self._opened(), self._plan.settings, request, progress)
+            repository = self._opened()
+            return run_backup(repository, self._plan.settings, request, progress, tenure=self._tenure)
         finally:
-            if looks is None:  # of the others a thousand fit into an hour, and each is small
+            if hints is None:  # of the others a thousand fit into an hour, and each is small
                 considerate.give_back_memory()
 
     def check(self, progress: Progress) -> CheckReport:
@@ -75,6 +115,31 @@ class Runs:
         plan = self._plan
         request = CheckRequest(plan.request.volume, None, None, plan.request.state_dir)
         return run_check(self._opened(), plan.settings, request, progress)
+
+    def prune(self, progress: Progress) -> VolumePruned:
+        """List this volume's garbage, and delete what was listed long enough ago. Raises as a backup does."""
+        plan, repository = self._plan, self._opened()
+        place = plan.request.volume, plan.request.grace_s
+        # Lists are made under the lease. What was begun under this one, a data key too, is given up with it.
+        if self._tenure is not None:
+            self._tenure.release()
+        try:
+            asked = PruneRequest(*place, state_dir=plan.request.state_dir)
+            (pruned,) = run_prune(repository, asked, progress).volumes
+        finally:
+            considerate.give_back_memory()
+        if pruned.error is not None:
+            raise pruned.error
+        self._take_again()
+        return pruned
+
+    def _take_again(self) -> None:
+        """Take the lease, so that nobody else goes on with the chain before the next run."""
+        try:
+            if self._tenure is not None:
+                self._tenure.begin()
+        except SmsnapError as error:
+            _log.info("the lease was not taken again: %s", error)
 
     def known(self) -> Known | None:
         """The newest recovery point; None if there is none. Names tell it, no manifest is opened."""
@@ -97,12 +162,14 @@ class Runs:
 
     def _opened(self) -> Repository:
         is_old = self._clock() - self._opened_s > _KEPT_OPEN_S
-        if self._repository is not None and (is_old or self._place != self._place_now()):
-            self.close()
-        if self._repository is None:
-            self._repository = self._open()
-            self._opened_s, self._place = self._clock(), self._place_now()
-        return self._repository
+        if self._repository is not None and self._is_open and not is_old and self._place == self._place_now():
+            return self._repository
+        self.forget()
+        repository = self._open()
+        self._opened_s, self._place = self._clock(), self._place_now()
+        self._repository, self._is_open = repository, True
+        self._tenure = Tenure(repository, self._plan.request.volume)
+        return repository
 
     def _open(self) -> Repository:
         credentials = self._plan.credentials(self._environment)

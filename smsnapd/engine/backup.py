@@ -16,20 +16,22 @@ from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.extras import directory_of
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.index import Parent, begin_anew, bring_up, rolled_back
-from smsnapd.engine.looks import HintedLooks, Look, look_everywhere, stat_entry
+from smsnapd.engine.index import Parent, begin_anew, bring_up, continued_elsewhere, parent_of, rolled_back
+from smsnapd.engine.looks import HintedLooks, Hints, Look, look_everywhere, stat_entry
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter
+from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.manifest import Issue
 from smsnapd.model import Entry, Listing, path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
-from smsnapd.state import State, TreeCounts
+from smsnapd.state import State
 from smsnapd.store.base import StoreSettings
+from smsnapd.store.counting import Requests
 from smsnapd.volume.attributes import Owners
 from smsnapd.volume.mounts import find_mount, syncfs
 from smsnapd.volume.scan import Excludes, ScanReport, scan
@@ -43,7 +45,8 @@ __all__ = ["BackupOutcome", "BackupRequest", "run_backup"]
 class BackupOutcome:
     """What a run did. `snapshot` is None if nothing had changed, or on a dry run.
 
-    `new_bytes` are stored, sealed ones; of a dry run those that it would read, and store at most.
+    `new_bytes` are stored, sealed ones; of a dry run those that it would read, and store at most. `requests`
+    are what the run asked of S3, as whoever started it has counted; None if nobody did.
     """
 
     snapshot: SnapshotSummary | None
@@ -54,6 +57,7 @@ class BackupOutcome:
     new_bytes: int
     incomplete: tuple[Issue, ...]
     notes: tuple[str, ...] = ()
+    requests: Requests | None = None
 
 
 def run_backup(
@@ -62,20 +66,40 @@ def run_backup(
     request: BackupRequest,
     progress: Progress,
     *,
+    tenure: Tenure | None = None,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> BackupOutcome:
     """Make one snapshot of a volume: incremental if there is a chain and no full is asked for.
 
+    `tenure` is that of a caller who makes several, and releases it; without one it lasts for this run.
     Raises LockedError if another writer has the lease, VolumeError if the volume cannot be read,
     StoreError or DamageError from the repository. Whatever happens, a recovery point exists only if
     it is whole.
     """
     names.check_volume_name(request.volume)
+    if request.dry_run:
+        return _run(repository, settings, request, progress, None, clock_ns)
+    held = tenure or Tenure(repository, request.volume)
+    try:
+        held.begin(take_over=request.take_over)
+        return _run(repository, settings, request, progress, held, clock_ns)
+    except BaseException:
+        held.forget()
+        raise
+    finally:
+        if tenure is None:
+            held.release()
+
+
+def _run(
+    repository: Repository,
+    settings: StoreSettings,
+    request: BackupRequest,
+    progress: Progress,
+    tenure: Tenure | None,
+    clock_ns: Callable[[], int],
+) -> BackupOutcome:
     with ExitStack() as stack:
-        lease = None
-        if not request.dry_run:
-            lease = _take_lease(repository, request.volume, clock_ns)
-            stack.callback(lease.release)
         state = stack.enter_context(
             opened_state(
                 request.state_dir,
@@ -89,21 +113,7 @@ def run_backup(
         tree = stack.enter_context(Tree(request.root))
         run = _Run(repository, settings, request, progress, state, tree, clock_ns)
         stack.callback(run.close)
-        return run.go(lease)
-
-
-def _take_lease(repository: Repository, volume: str, clock_ns: Callable[[], int]) -> Lease:
-    return Lease.take(
-        repository.store,
-        repository.id,
-        volume,
-        clock=lambda: clock_ns() / 10**9,
-        highest_generation=lambda: _highest_generation(History.load(repository, volume)),
-    )
-
-
-def _highest_generation(history: History) -> int:
-    return max((name.generation for name in (*history.names, *history.fenced)), default=0)
+        return run.go(tenure)
 
 
 class _Run:
@@ -137,21 +147,19 @@ class _Run:
         """Let go of what the run holds; safe at any moment."""
         self._changes.close()
 
-    def go(self, lease: Lease | None) -> BackupOutcome:
-        """Do it. Without a lease nothing is written (a dry run)."""
-        history = History.load(self._repository, self._request.volume)
-        if lease is not None:
-            lease.rise_above(_highest_generation(history))
-        if rolled_back(history, self._state):
-            self._note(
-                "recovery points that were made from here are no longer in the repository: run `smsnap check`"
-            )
-        head = self._head(history)
-        started_ns = self._clock_ns()
+    def go(self, tenure: Tenure | None) -> BackupOutcome:
+        """Do it. Without a tenure nothing is written (a dry run)."""
+        lease = None
+        if tenure is not None:
+            lease = tenure.lease
+            self._note_taken(lease)
+        head = self._known_head(tenure) or self._listed_head(tenure)
+        full = self._request.full or head is None
+        hints = self._usable_hints(head, full)
+        started_ns = self._started_ns(hints)
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
-        full = self._request.full or head is None
-        known = self._scan(started_ns - UNSETTLED_NS, lease, head, full)
+        known = self._scan(started_ns - UNSETTLED_NS, lease, head, hints)
         scanned = Scanned(
             self._changes,
             self._report,
@@ -162,8 +170,8 @@ class _Run:
             "scan" if known is None else "events",
             known or (),
         )
-        if lease is None or (self._changes.empty and not full):
-            return self._unchanged(scanned.unreadable(), write=lease is not None)
+        if tenure is None or (self._changes.empty and not full):
+            return self._unchanged(scanned.unreadable(), write=tenure is not None)
         writer = SnapshotWriter(
             self._repository,
             self._settings,
@@ -173,7 +181,9 @@ class _Run:
             self._progress,
             self._clock_ns,
         )
-        written = writer.write(lease, head, full)
+        written = writer.write(tenure, head, full)
+        if written.committed is not None:
+            tenure.stands_at(parent_of(written.committed))
         return self._outcome(
             summarise(written.committed) if written.committed else None,
             written.changed,
@@ -182,9 +192,37 @@ class _Run:
             written.incomplete,
         )
 
+    def _note_taken(self, lease: Lease) -> None:
+        """Say once from whom the lease was taken."""
+        if lease.taken_from:
+            self._note(f"the lease was taken over from {lease.taken_from}, whose runs fail from now on")
+            lease.taken_from = ""
+
+    def _known_head(self, tenure: Tenure | None) -> Parent | None:
+        """The newest commit, if it is known without asking, and the index mirrors it."""
+        if tenure is None:
+            return None
+        return tenure.known_head(self._state.head, self._tree.root, self._filesystem)
+
+    def _listed_head(self, tenure: Tenure | None) -> Parent | None:
+        """The newest commit, of the manifests as they are listed now."""
+        history = History.load(self._repository, self._request.volume)
+        if tenure is not None:
+            tenure.listed(history)
+        if rolled_back(history, self._state):
+            self._note(
+                "recovery points that were made from here are no longer in the repository: run `smsnap check`"
+            )
+        head = self._head(history)
+        if tenure is not None:
+            tenure.stands_at(head)
+        return head
+
     def _head(self, history: History) -> Parent | None:
         """The newest commit; the index mirrors it, or is empty if it is damaged and a full was asked for."""
         try:
+            if elsewhere := continued_elsewhere(history, self._state, self._filesystem):
+                self._note(elsewhere)
             return bring_up(self._repository, history, self._state, self._tree.root, self._filesystem)
         except DamageError as error:
             if not self._request.full:
@@ -199,28 +237,44 @@ class _Run:
         self._notes.append(text)
         self._progress.note(text)
 
+    def _usable_hints(self, head: Parent | None, full: bool) -> Hints | None:
+        """The hints, if it will do to look where they say.
+
+        An index that was made from catalogs may be of somebody else's commit, of another volume even: what
+        was heard of changes since a commit of our own says nothing about what differs from that.
+        """
+        everything = full or self._request.reread or head is None or not self._state.is_scanned
+        return None if everything else self._request.hints
+
+    def _started_ns(self, hints: Hints | None) -> int:
+        """The moment that the snapshot stands for: whatever was done by then is in it.
+
+        Taking the lease and listing the chain may have taken long, and hints know nothing of what was done
+        meanwhile elsewhere.
+        """
+        now_ns = self._clock_ns()
+        return now_ns if hints is None or hints.as_of_ns is None else min(now_ns, hints.as_of_ns)
+
     def _scan(
-        self, unsettled_from_ns: int, lease: Lease | None, head: Parent | None, full: bool
+        self, unsettled_from_ns: int, lease: Lease | None, head: Parent | None, hints: Hints | None
     ) -> tuple[Issue, ...] | None:
         """Find what changed. None after a full scan; after a hinted one, what is incomplete still."""
         self._progress.phase("scan")
         names_key = self._repository.volume_keys(self._request.volume).chunk_names
         excludes = Excludes(self._request.exclude, self._left_out())
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
-        hints, counts = self._request.hints, self._state.counts
-        everything = full or self._request.reread or head is None
-        if hints is not None and counts is not None and head is not None and not everything:
+        if hints is not None and head is not None:
             looks = HintedLooks(self._tree, excludes, self._report, self._state, hints)
-            self._compare(_renewing(lease, looks), rechecker, counts)
+            self._compare(_renewing(lease, looks), rechecker)
             if not self._changes.lacks_names():
                 return tuple(issue for issue in head.incomplete if not looks.covered(issue.path))
             self._begin_again()
         everywhere = look_everywhere(scan(self._tree, excludes, self._report), self._state.listings())
-        self._compare(_renewing(lease, everywhere), rechecker, None)
+        self._compare(_renewing(lease, everywhere), rechecker)
         return None
 
-    def _compare(self, looks: Iterable[Look], rechecker: Rechecker, before: TreeCounts | None) -> None:
-        self._changes.compare(looks, _Unknown(self._report).covers, rechecker.settled, before)
+    def _compare(self, looks: Iterable[Look], rechecker: Rechecker) -> None:
+        self._changes.compare(looks, _Unknown(self._report).covers, rechecker.settled)
         if b"" in self._report.vanished:
             raise VolumeError(f"scan the volume {path_text(self._tree.root)}", "its root directory is gone")
 
@@ -248,13 +302,13 @@ class _Run:
 
     def _keep_settled(self) -> None:
         head = self._state.head
-        if head is None or not self._changes.settled:
+        if head is None or (self._state.is_scanned and not self._changes.settled):
             return
         with self._state.update(anew=False) as update:
             for directory, settled in self._changes.settled.items():
                 before = self._state.listing(directory)
                 update.put(Listing(directory, with_settled(before, settled)), before)
-            update.commit(head, None)
+            update.commit(head)
 
     def _outcome(
         self,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from smsnapd.errors import DamageError, SmsnapError, UsageError
+from smsnapd.errors import DamageError, SmsnapError, UsageError, WrongKeyError
 from smsnapd.format.manifest import Issue
 from smsnapd.format.names import ManifestName, format_time_us
 from smsnapd.repository import Repository
@@ -75,8 +76,29 @@ class History:
 
     @classmethod
     def load(cls, repository: Repository, volume: str) -> History:
-        """List the volume's manifests."""
-        return cls(repository, volume, list_manifests(repository, volume))
+        """List the volume's manifests. Where a writer was fenced, one is opened to see what it follows."""
+        history = cls(repository, volume, list_manifests(repository, volume))
+        if history.fenced:
+            history._heed_parents()
+        return history
+
+    def _heed_parents(self) -> None:
+        """Of several manifests with one sequence, the one counts that the manifest behind them follows.
+
+        Its writer listed them under a higher lease; one that was put after that, by a writer that had slept,
+        must not take its parent away, whatever its generation. What one generation wrote follows itself.
+        """
+        counting = {name.sequence: name for name in self.names}
+        for name in sorted(self.fenced, reverse=True):
+            behind = counting.get(name.sequence + 1)
+            if behind is None or behind.generation == counting[name.sequence].generation:
+                continue
+            with suppress(DamageError, WrongKeyError):
+                parent = self._loaded(behind).manifest.parent
+                if parent is not None and parent.snapshot == name.snapshot:
+                    counting[name.sequence] = name
+        self.fenced = tuple(sorted({*self.names, *self.fenced} - set(counting.values())))
+        self.names = tuple(counting.values())
 
     def record(self, name: ManifestName) -> Recorded:
         """One manifest, opened and verified; DamageError if it is of a revoked writer and does not count."""
@@ -118,6 +140,11 @@ class History:
     def head_name(self) -> ManifestName | None:
         """The newest manifest's name."""
         return self.names[-1] if self.names else None
+
+    @property
+    def highest_generation(self) -> int:
+        """The highest generation of a lease that a manifest was written under; 0 if there is none."""
+        return max((name.generation for name in (*self.names, *self.fenced)), default=0)
 
     @cached_property
     def _opened(self) -> tuple[tuple[SnapshotSummary, ...], tuple[Damaged, ...]]:

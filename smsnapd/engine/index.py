@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from itertools import groupby
 from operator import attrgetter
 from typing import NamedTuple
@@ -29,6 +30,11 @@ def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
     return Head(recorded.name.snapshot, recorded.name.sequence, recorded.hash, root, filesystem)
 
 
+def parent_of(recorded: Recorded) -> Parent:
+    """A commit as that which the next one follows."""
+    return Parent(recorded.name, recorded.hash, recorded.manifest.completeness.incomplete)
+
+
 def bring_up(
     repository: Repository, history: History, state: State, root: bytes, filesystem: str
 ) -> Parent | None:
@@ -46,7 +52,7 @@ def bring_up(
     expected = head_of(recorded, root, filesystem)
     if state.head != expected:
         _make_anew(repository, history, state, recorded, expected)
-    return Parent(name, recorded.hash, recorded.manifest.completeness.incomplete)
+    return parent_of(recorded)
 
 
 def begin_anew(repository: Repository, history: History, state: State) -> Parent | None:
@@ -65,7 +71,7 @@ def _make_anew(
         for directory, listings in groupby(tree.listings(), attrgetter("directory")):
             update.put(Listing(directory, [entry for listing in listings for entry in listing.entries]))
         update.put_chunks(dict(enumerate(tree.chunks)))
-        update.commit(head, None)
+        update.commit(head, scanned=False)
 
 
 def rolled_back(history: History, state: State) -> bool:
@@ -75,3 +81,20 @@ def rolled_back(history: History, state: State) -> bool:
         return False
     sequence, snapshot = newest
     return not any(name.sequence == sequence and name.snapshot == snapshot for name in history.names)
+
+
+def continued_elsewhere(history: History, state: State, filesystem: str) -> str:
+    """What to say if the head was written on another machine, or of another volume, since a commit from here.
+
+    "" if it was not, or if nothing was committed from here that is remembered. DamageError as `bring_up`.
+    """
+    name, newest = history.head_name, state.newest_seen
+    if name is None or newest is None or newest == (name.sequence, name.snapshot):
+        return ""
+    manifest = history.record(name).manifest
+    if (manifest.host, manifest.source.filesystem) == (socket.gethostname(), filesystem):
+        return ""
+    return (
+        f"the newest recovery point, {name.snapshot}, was written on {manifest.host} and not here: "
+        "if that is another notebook, give this one's volume a name of its own (volume.name)"
+    )

@@ -44,7 +44,9 @@ class Rechecker:
 
     def _same(self, directory: bytes, scanned: Entry, indexed: Entry) -> bool:
         if is_alias(indexed):
-            return True
+            # What it is an alias of was read at another moment: it must not have changed in between.
+            first = self._state.entry(indexed.target)
+            return first is not None and (first.inode, first.ctime_ns) == (scanned.inode, scanned.ctime_ns)
         if indexed.kind == Kind.REGULAR and data_bytes(indexed) >= CHUNK_TARGET:
             return self._same_large(join_path(directory, scanned.name), scanned, indexed)
         _, (packed,) = self._reader.read_pack([PackItem(directory, scanned, indexed)], self._room())

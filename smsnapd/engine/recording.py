@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import grp
 import pwd
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
+from functools import cached_property
 
 from smsnapd.engine.assembly import Recorded
 from smsnapd.engine.changes import DirectoryChange
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
-from smsnapd.format.catalog import CatalogWriter
+from smsnapd.format.catalog import CatalogWriter, halve_segment
 from smsnapd.format.codec import Context, ObjectType, chunk_hash, open_sealed, seal, stored_hash
 from smsnapd.format.manifest import Owner, Owners
 from smsnapd.model import ChunkRef, Entry, Listing, directory_key
 from smsnapd.repository import Repository
+from smsnapd.repository.garbage import GarbageBelow
 
 CATALOG_LEVEL = 3
 
@@ -62,12 +64,28 @@ class CatalogBuilder:
             ObjectType.CATALOG, key.catalog_key, key.writer_id, context, content, level=CATALOG_LEVEL
         )
         ref = ChunkRef(name_hash, key.writer_id, len(content), len(sealed), stored_hash(sealed))
-        self.stored_bytes += len(sealed)
         if len(sealed) <= self._attachable:
             self._attachable -= len(sealed)
-            self.segments.append((ref, sealed))
-            return
-        self.segments.append((self._put(name, sealed, ref, context), b""))
+            self._keep(ref, sealed, sealed)
+        elif name not in self._garbage:
+            self._keep(self._put(name, sealed, ref, context), sealed)
+        elif (halves := halve_segment(content)) is not None:
+            for half in halves:
+                self._store(half)
+        else:
+            self._keep(ref, sealed, sealed)
+
+    @cached_property
+    def _garbage(self) -> Container[str]:
+        """The segments that must not be used: a sweep may be about to delete them, whether there or not.
+
+        While the lease is held no list is added.
+        """
+        return GarbageBelow(self._repository, self._volume, names.catalogs_prefix(self._volume))
+
+    def _keep(self, ref: ChunkRef, sealed: bytes, attached: bytes = b"") -> None:
+        self.stored_bytes += len(sealed)
+        self.segments.append((ref, attached))
 
     def _put(self, name: str, sealed: bytes, ref: ChunkRef, context: Context) -> ChunkRef:
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,9 +19,10 @@ from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows, whole_tree, with_settled
+from smsnapd.engine.reuse import GRACE_S, check_kept, reusable
 from smsnapd.engine.storage import Storage
 from smsnapd.engine.storing import StoreTask
-from smsnapd.format import names
+from smsnapd.engine.tenure import Tenure
 from smsnapd.format.keys import DataKey
 from smsnapd.format.manifest import Completeness, Issue, Manifest, ParentRef, Source, Statistics
 from smsnapd.format.names import ManifestName
@@ -29,7 +31,7 @@ from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.repository.manifests import commit_manifest
-from smsnapd.state import State, StateUpdate
+from smsnapd.state import State, StateUpdate, TreeCounts
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.scan import ScanReport
 from smsnapd.volume.tarball.read import PackReader
@@ -50,7 +52,8 @@ class BackupRequest:
     """What to back up and how. `root` is the volume's directory; `workers` None means one a core.
 
     With `hints` only what they name is looked at, for who has watched the volume since the last commit
-    without a gap; they are ignored where a scan must be of everything.
+    without a gap; they are ignored where a scan must be of everything. `take_over` takes the lease from
+    whoever has it. `grace_s` is how long garbage stays on a list before it is deleted.
     """
 
     root: bytes
@@ -61,9 +64,11 @@ class BackupRequest:
     reread: bool = False
     hints: Hints | None = None
     dry_run: bool = False
+    take_over: bool = False
     consistency: str = "live"
     level: int = 1
     workers: int | None = None
+    grace_s: float = GRACE_S
 
 
 @dataclass(frozen=True)
@@ -121,15 +126,14 @@ class SnapshotWriter:
         self._clock_ns = clock_ns
         self._keys = repository.volume_keys(request.volume)
 
-    def write(self, lease: Lease, head: Parent | None, full: bool) -> Written:
+    def write(self, tenure: Tenure, head: Parent | None, full: bool) -> Written:
         """Store what changed and commit; the index moves on behind it."""
-        changes = self._changes
+        changes, lease = self._changes, tenure.lease
         self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
-        data_keys = self._data_keys()
-        table = ChunkTable(self._state.chunks(), self._usable_journal(data_keys), data_keys)
+        table = self._known_chunks(tenure)
         inline = changes.bytes_to_read <= INLINE_BYTES and changes.changed <= INLINE_ENTRIES
         attach_bytes = ATTACH_BYTES if inline else 0
-        storage = self._storage(table, lease, attach_bytes, inline=inline)
+        storage = self._storage(table, tenure, attach_bytes, inline=inline)
         with storage, self._state.update(anew=False) as update:
             unsettled_from_ns = self._scanned.started_ns - UNSETTLED_NS
             assembler = Assembler(self._state.listing, unsettled_from_ns, storage.redo)
@@ -144,22 +148,24 @@ class SnapshotWriter:
             attachments = Attachments(name.object_name())
             new_bytes = storage.stored_bytes + catalog.stored_bytes
             manifest = self._manifest(
-                name, head, assembler, incomplete, catalog, table, attachments, new_bytes
+                name, head, assembler, incomplete, catalog, table, attachments, new_bytes, update.counts
             )
             self._progress.phase("commit")
+            self._look_again(tenure, table, catalog.rows, manifest)
             committed = commit_manifest(self._repository, lease, manifest, attachments.data())
             self._update_index(update, committed, table, set(catalog.rows), full)
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
-    def _storage(self, table: ChunkTable, lease: Lease, attach_bytes: int, *, inline: bool) -> Storage:
+    def _storage(self, table: ChunkTable, tenure: Tenure, attach_bytes: int, *, inline: bool) -> Storage:
         task = StoreTask(
             root=self._request.root,
             repository_id=self._repository.id,
             volume=self._request.volume,
             chunk_names_key=self._keys.chunk_names,
             digest_key=self._state.digest_key,
-            data_key=self._data_key(),
+            # The object of one is put only if there will be chunks for it.
+            data_key=DataKey.generate() if self._changes.empty else tenure.data_key(),
             known=table.known,
             level=self._request.level,
             settings=self._settings,
@@ -178,30 +184,31 @@ class SnapshotWriter:
             boundary_key=self._keys.boundaries,
             store=self._repository.store,
             journal=self._state.journal,
-            renew=lease.renew,
+            renew=tenure.lease.renew,
             progress=self._progress,
         )
 
-    def _data_keys(self) -> set[bytes]:
-        """The data keys whose objects exist."""
-        prefix = names.data_keys_prefix(self._request.volume)
-        found = (names.parse_data_key_name(info.name) for info in self._repository.store.list(prefix))
-        return {name.key_id for name in found if name is not None}
+    def _known_chunks(self, tenure: Tenure) -> ChunkTable:
+        """The chunks that need not be stored again: those there are whose data keys' objects exist."""
+        committed, journal = self._state.chunks(), self._state.journal.read()
+        data_keys = tenure.existing_data_keys({ref.key_id for ref in chain(committed.values(), journal)})
+        return ChunkTable(committed, self._usable(journal, data_keys), data_keys)
 
-    def _usable_journal(self, data_keys: set[bytes]) -> list[ChunkRef]:
-        """Chunks that a run before made durable without committing, if they and their keys are there."""
-        refs = [ref for ref in self._state.journal.read() if ref.key_id in data_keys]
-        if not refs:
-            return []
-        volume = self._request.volume
-        chunks = {info.name for info in self._repository.store.list(names.chunks_prefix(volume))}
-        return [ref for ref in refs if names.chunk_name(volume, ref.name_hash, ref.key_id) in chunks]
+    def _usable(self, journal: list[ChunkRef], data_keys: Collection[bytes]) -> list[ChunkRef]:
+        """Chunks that a run before made durable without committing, if they and their keys are there.
 
-    def _data_key(self) -> DataKey:
-        """A key for this run's chunks; its object is put only if there will be any."""
-        if self._changes.empty:
-            return DataKey.generate()
-        return self._repository.new_data_key(self._request.volume)
+        None that is on a garbage list.
+        """
+        refs = [ref for ref in journal if ref.key_id in data_keys]
+        return reusable(self._repository, self._request.volume, refs)
+
+    def _look_again(self, tenure: Tenure, table: ChunkTable, rows: Iterable[int], manifest: Manifest) -> None:
+        """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
+        lasted_s = tenure.lasted_s
+        if lasted_s > self._request.grace_s / 2:
+            fresh = [table[number] for number in rows if number >= table.first_new]
+            volume = self._request.volume
+            check_kept(self._repository, volume, fresh, manifest.catalog, lasted_s=lasted_s)
 
     def _record(
         self,
@@ -257,11 +264,12 @@ class SnapshotWriter:
         table: ChunkTable,
         attachments: Attachments,
         new_bytes: int,
+        tree: TreeCounts,
     ) -> Manifest:
         # The order matters: chunks and then segments are attached, as the tables list them.
         chunks = chunk_rows(catalog, table, attachments)
         segments = tuple(attachments.add(ref, sealed) for ref, sealed in catalog.segments)
-        tree, report = self._changes.tree, self._scanned.report
+        report = self._scanned.report
         return Manifest(
             repository_id=self._repository.id,
             name=name,
@@ -299,7 +307,7 @@ class SnapshotWriter:
             update.drop_chunks(table.numbers - named)
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         head = head_of(committed, self._scanned.root, self._scanned.filesystem)
-        update.commit(head, self._changes.tree)
+        update.commit(head)
 
 
 def _by_path(issues: list[Issue]) -> list[Issue]:

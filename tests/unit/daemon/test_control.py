@@ -111,10 +111,10 @@ def test_the_status_comes_as_it_is(directory: Path) -> None:
 
 def test_a_backup_with_its_progress_and_its_outcome(directory: Path, service: Service) -> None:
     seen = Seen()
-    request = Request("backup", "nb", "/v", "file:///r", full=True, reread=True)
+    request = Request("backup", "nb", "/v", "file:///r", full=True, reread=True, take_over=True)
     assert ask_backup(directory, request, seen) == OUTCOME
     (demand,) = service.demands
-    assert (demand.full, demand.reread) == (True, True)
+    assert (demand.full, demand.reread, demand.take_over) == (True, True, True)
     assert seen.phases == [("phase 0", 2, 512)]
     assert (seen.counts, seen.notes) == ([2, 512, 100], ["a note"])
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Callable
 
 import pytest
 
 from smsnapd.engine.backup import BackupRequest, run_backup
 from smsnapd.engine.history import History
+from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, LockedError, StoreError
 from smsnapd.model import ChunkRef
+from smsnapd.repository.clock import StoreClock
 from smsnapd.repository.lease import LEASE_S, Lease
 from smsnapd.state import State
 from smsnapd.store.base import Buffer
@@ -83,30 +86,41 @@ def test_what_ended_a_run_is_told_and_not_what_followed_from_it(protected: Prote
     comes_back(protected)
 
 
+class MovingClock:
+    """The time of the store, put forward."""
+
+    def __init__(self) -> None:
+        self.passed_s = 0.0
+
+    def of(self, steady: Callable[[], float]) -> StoreClock:
+        return StoreClock(lambda: time.time() + self.passed_s, steady=lambda: steady() + self.passed_s)
+
+
 def test_the_lease_does_not_end_during_a_long_scan(
     protected: Protected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its time is soon over when everything is read again."""
     for number in range(5):
         (protected.root / f"{number}" / "inside").mkdir(parents=True)
-    now_ns = time.time_ns()
+    clock = MovingClock()
     listed = os.listdir
 
     def slowly(place: int) -> list[str]:
-        nonlocal now_ns
-        now_ns += int(LEASE_S / 4) * 10**9
+        clock.passed_s += LEASE_S / 4
         return listed(place)
 
     def overtake() -> None:
         store, number = repository.store, repository.id
         with pytest.raises(LockedError):
-            Lease.take(store, number, VOLUME, clock=lambda: now_ns / 10**9, dead=lambda holder: False)
+            Lease.take(store, number, VOLUME, clock=clock.of(time.monotonic), dead=lambda holder: False)
 
     request = BackupRequest(bytes(protected.root), VOLUME, protected.state_dir)
     with protected.repository() as repository:
         monkeypatch.setattr(scan_module.os, "listdir", slowly)
         progress = At(store=overtake)
-        outcome = run_backup(repository, protected.settings, request, progress, clock_ns=lambda: now_ns)
+        tenure = Tenure(repository, VOLUME, clock=clock.of(time.monotonic))
+        outcome = run_backup(repository, protected.settings, request, progress, tenure=tenure)
+        tenure.release()
     assert outcome.snapshot is not None
 
 

@@ -13,129 +13,252 @@ import pytest
 from smsnapd.errors import LockedError, StoreError
 from smsnapd.format import names
 from smsnapd.format.record import Lease as LeaseRecord
-from smsnapd.repository.lease import LEASE_S, RENEW_S, Holder, Lease, is_dead
+from smsnapd.repository.clock import StoreClock
+from smsnapd.repository.lease import LEASE_S, Holder, Lease, is_dead
 from smsnapd.store.base import Buffer
 from smsnapd.store.memory import MemoryStore
 
 ID = bytes(range(16))
 NAME = names.lease_name("nb")
+BEGAN = 1_800_000_000.0
 
 
-class Clock:
+class Time:
+    """What passes for all; `wall` is how far a machine's own clock is off."""
+
     def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+        self.passed = 0.0
+        self.wall = 0.0
 
 
 class Store(MemoryStore):
-    """Counts replacements; something may happen right before the next one, or it may fail."""
+    """Counts replacements; something may happen right before or after the next one, or it may fail."""
 
-    def __init__(self) -> None:
-        super().__init__("test")
-        self.replaced = 0
+    def __init__(self, time: Time) -> None:
+        super().__init__("test", lambda: BEGAN + time.passed)
+        self.replaced = self.asked = 0
         self.before: Callable[[], object] | None = None
+        self.after: Callable[[], object] | None = None
 
     def replace(self, name: str, data: Buffer, version: str | None) -> str:
         self.replaced += 1
         before, self.before = self.before, None
         if before:
             before()
-        return super().replace(name, data, version)
+        done = super().replace(name, data, version)
+        after, self.after = self.after, None
+        if after:
+            after()
+        return done
+
+    def now(self) -> float:
+        self.asked += 1
+        return super().now()
 
 
 @pytest.fixture
-def store() -> Store:
-    return Store()
+def time() -> Time:
+    return Time()
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def store(time: Time) -> Store:
+    return Store(time)
 
 
 @pytest.fixture
-def take(store: Store, clock: Clock) -> Callable[..., Lease]:
+def take(store: Store, time: Time) -> Callable[..., Lease]:
     """Takes it as a process on a machine of the name given; nobody is known to be dead."""
 
-    def taken(host: str, *, highest: int = 0) -> Lease:
+    def taken(host: str, *, booted: float = 100.0, **more: bool) -> Lease:
+        clock = StoreClock(
+            store.now, steady=lambda: booted + time.passed, wall=lambda: BEGAN + time.passed + time.wall
+        )
         return Lease.take(
             store,
             ID,
             "nb",
-            holder=replace(Holder.this_process(), host=host),
+            holder=replace(Holder.this_process(), host=host, boot="a boot"),
             clock=clock,
             dead=lambda holder: False,
-            highest_generation=lambda: highest,
+            **more,
         )
 
     return taken
 
 
+def lose_the_answer() -> None:
+    raise StoreError("replace it", "the answer was lost", transient=True)
+
+
+def record(store: Store) -> LeaseRecord:
+    return LeaseRecord.decode(store.get(NAME), "nb", ID)
+
+
 def test_one_holds_it_until_it_is_given_back(take: Callable[..., Lease]) -> None:
     first = take("one")
-    with pytest.raises(LockedError, match=r"another writer on one has the lease until 2027-01-15T08:10:00"):
+    told = r"another writer on one has the lease until 2027-01-15T08:10:00\S+, renewed at 2027-01-15T08:00:00"
+    with pytest.raises(LockedError, match=told) as refused:
         take("two")
+    assert refused.value.exit_status == 11
+    assert "volume.name" in refused.value.hint and "smsnap backup --take-over" in refused.value.hint
     first.confirm()
     first.release()
     second = take("two")
-    assert (first.generation, second.generation) == (1, 2)
+    assert (first.generation, second.generation, second.taken_from) == (1, 2, "")
     second.confirm()
-    with pytest.raises(LockedError):
+    with pytest.raises(LockedError, match="on two has taken the lease over"):
         first.confirm()
 
 
-def test_an_expired_one_is_taken_over_and_the_sleeper_finds_out(
-    take: Callable[..., Lease], clock: Clock
-) -> None:
+def test_an_expired_one_is_taken_and_the_sleeper_finds_out(take: Callable[..., Lease], time: Time) -> None:
     sleeper = take("one")
-    clock.now += LEASE_S - 1
+    time.passed += LEASE_S - 1
     with pytest.raises(LockedError):
         take("two")
-    clock.now += 1
+    time.passed += 1
     second = take("two")
-    assert second.generation == 2
-    with pytest.raises(LockedError, match="on two"):
+    assert (second.generation, second.taken_from) == (2, "")
+    with pytest.raises(LockedError, match="on two has taken"):
         sleeper.renew()
-    with pytest.raises(LockedError, match="on two"):
+    with pytest.raises(LockedError, match="on two has taken"):
         sleeper.confirm()
     sleeper.release()
     second.confirm()
     second.renew()
 
 
-def test_it_is_renewed_when_it_is_time(take: Callable[..., Lease], clock: Clock, store: Store) -> None:
+def test_it_is_taken_over_from_anybody(take: Callable[..., Lease]) -> None:
+    first = take("one")
+    second = take("two", take_over=True)
+    assert (second.generation, second.taken_from) == (2, "another writer on one")
+    with pytest.raises(LockedError, match="another writer on two has taken the lease over"):
+        first.confirm()
+    second.confirm()
+    second.release()
+    assert take("three", take_over=True).taken_from == ""
+
+
+def test_it_is_renewed_when_half_of_it_is_over(take: Callable[..., Lease], time: Time, store: Store) -> None:
     lease = take("one")
     for _ in range(100):
         lease.renew()
+    time.passed += LEASE_S / 2 - 1
+    lease.renew()
     assert store.replaced == 1
+    time.passed += 1
     for count in range(2, 50):
-        clock.now += RENEW_S
+        lease.renew()
         lease.renew()
         assert store.replaced == count
+        assert record(store).expires_us == int((BEGAN + time.passed + LEASE_S) * 1e6)
+        time.passed += LEASE_S / 2
     with pytest.raises(LockedError):
         take("two")
     lease.confirm()
-    before = store.replaced
-    clock.now -= 100 * RENEW_S  # put back: it would not be renewed for long
+
+
+def test_one_that_is_over_is_renewed_unless_somebody_took_it(take: Callable[..., Lease], time: Time) -> None:
+    """The record says so: nobody has written to it, so nobody has written to the chain."""
+    lease = take("one")
+    time.passed += 10 * LEASE_S
     lease.renew()
-    assert store.replaced == before + 1
+    lease.confirm()
+    assert lease.generation == 1
+    with pytest.raises(LockedError):
+        take("two")
+
+
+# --- clocks
+
+
+@pytest.mark.parametrize("wrong_s", [-7200.0, 7200.0])
+def test_a_wrong_clock_neither_robs_nor_is_robbed(
+    take: Callable[..., Lease], time: Time, store: Store, wrong_s: float
+) -> None:
+    time.wall = wrong_s
+    lease = take("one")
+    assert record(store).expires_us == int((BEGAN + LEASE_S) * 1e6)
+    time.wall = 0.0
+    with pytest.raises(LockedError):
+        take("two")
+    time.passed += LEASE_S
+    time.wall = wrong_s
+    assert take("two").generation == 2
+    with pytest.raises(LockedError):
+        lease.renew()
+
+
+def test_a_clock_that_jumps_costs_one_question(take: Callable[..., Lease], time: Time, store: Store) -> None:
+    lease = take("one")
+    for jump in (3600.0, -86400.0, 0.0):
+        asked = store.asked
+        time.wall = jump
+        lease.renew()
+        assert (store.replaced, store.asked) == (1, asked)
+        time.passed += LEASE_S / 2
+        lease.renew()
+        assert (store.replaced, store.asked) == (2, asked + 1)
+        assert record(store).expires_us == int((BEGAN + time.passed + LEASE_S) * 1e6)
+        store.replaced = 1
+
+
+def test_the_store_is_asked_for_the_time_once(take: Callable[..., Lease], time: Time, store: Store) -> None:
+    lease = take("one")
+    assert store.asked == 1
+    for _ in range(100):
+        time.passed += LEASE_S / 2
+        lease.renew()
+        lease.confirm()
+    lease.release()
+    assert (store.asked, store.replaced) == (1, 102)
+
+
+# --- lost answers
+
+
+@pytest.mark.parametrize("act", [Lease.renew, Lease.release, lambda lease: lease.rise_above(5)])
+def test_a_lost_answer_does_not_lose_the_lease(
+    take: Callable[..., Lease], store: Store, time: Time, act: Callable[[Lease], None]
+) -> None:
+    lease = take("one")
+    time.passed += LEASE_S / 2
+    store.after = lose_the_answer
+    with pytest.raises(StoreError, match="lost"):
+        lease.renew()
+    time.passed += LEASE_S / 2
+    act(lease)
+    if record(store).holder:
+        lease.confirm()
+        lease.renew()
+    else:
+        assert take("two").generation == 2
+
+
+def test_a_lost_answer_and_a_rival(take: Callable[..., Lease], store: Store, time: Time) -> None:
+    lease = take("one")
+    time.passed += LEASE_S / 2
+    store.after = lose_the_answer
+    with pytest.raises(StoreError):
+        lease.renew()
+    rival = take("two", take_over=True)
+    time.passed += LEASE_S / 2
+    with pytest.raises(LockedError, match="on two has taken"):
+        lease.renew()
+    rival.confirm()
 
 
 def test_of_two_at_once_one_gets_it(take: Callable[..., Lease], store: Store) -> None:
     winners: list[Lease] = []
     store.before = lambda: winners.append(take("two"))
-    with pytest.raises(LockedError, match="on two"):
+    with pytest.raises(LockedError, match="on two has the lease"):
         take("one")
     winners[0].confirm()
 
 
-def test_one_taken_meanwhile_is_not_given_back(
-    take: Callable[..., Lease], store: Store, clock: Clock
-) -> None:
+def test_one_taken_meanwhile_is_not_given_back(take: Callable[..., Lease], store: Store, time: Time) -> None:
     sleeper = take("one")
-    clock.now += LEASE_S
+    time.passed += LEASE_S
     second = take("two")
     second.release()
     before = store.get(NAME)
@@ -152,7 +275,10 @@ def test_one_that_was_lost_or_damaged_brings_no_generation_back(
     """A manifest of an old generation must not count before one of a new."""
     if found is not None:
         store.replace(NAME, found, None)
-    assert take("one", highest=41).generation == 42
+    lease = take("one")
+    lease.rise_above(41)
+    assert lease.generation == record(store).generation == 42
+    lease.confirm()
 
 
 def test_an_old_record_that_was_put_back_fences_nobody(take: Callable[..., Lease]) -> None:
@@ -182,13 +308,22 @@ def test_a_store_that_fails_when_it_is_given_back_is_no_matter(
     # The command line, in another test, keeps our logs from the root's handlers.
     monkeypatch.setattr(logging.getLogger("smsnapd"), "propagate", True)
 
-    def fail() -> None:
-        raise StoreError("replace it", "the test broke it", transient=True)
-
-    store.before = fail
+    store.before = lose_the_answer
     caplog.set_level("INFO", logger="smsnapd.repository.lease")
     lease.release()
     assert "was not released" in caplog.text
+
+
+def test_one_that_was_abandoned_is_kept_from_others_alone(store: Store) -> None:
+    first = Lease.take(store, ID, "nb")
+    first.abandon()
+    with pytest.raises(LockedError):
+        Lease.take(store, ID, "nb", dead=lambda holder: False)
+    second = Lease.take(store, ID, "nb")
+    assert second.generation == 2
+    first.release()
+    second.confirm()
+    second.release()
 
 
 # --- who is dead
@@ -227,13 +362,10 @@ def test_one_of_a_dead_process_is_taken_at_once(store: Store) -> None:
 
 def test_one_that_this_process_did_not_get_or_give_back_to_the_end_does_not_lock_it_out(store: Store) -> None:
     first = Lease.take(store, ID, "nb")
-    with pytest.raises(LockedError):
+    with pytest.raises(LockedError, match=rf"\(process {os.getpid()} of this machine\) has the lease"):
         Lease.take(store, ID, "nb")
 
-    def fail() -> None:
-        raise StoreError("replace it", "the test broke it")
-
-    store.before = fail
+    store.before = lose_the_answer
     first.release()
     second = Lease.take(store, ID, "nb")
     assert second.generation == 2

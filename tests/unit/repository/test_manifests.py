@@ -15,6 +15,7 @@ from smsnapd.format.manifest import Completeness, Manifest, Owners, Source, Stat
 from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
+from smsnapd.repository.clock import StoreClock
 from smsnapd.repository.contents import MANIFESTS_HELD, ChunkOpener, Fetcher
 from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import commit_manifest, list_manifests, load_manifest
@@ -118,8 +119,8 @@ def test_a_writer_that_was_overtaken_reports_no_success(store: Noting, repositor
 
 def test_one_that_was_overtaken_before_puts_nothing(store: Noting, repository: Repository) -> None:
     """If it is time to renew the lease."""
-    now = 1_800_000_000.0
-    lease = Lease.take(store, repository.id, "nb", clock=lambda: now)
+    now = 50.0
+    lease = Lease.take(store, repository.id, "nb", clock=StoreClock(store.now, steady=lambda: now))
     take(repository)
     now += 1000
     with pytest.raises(LockedError):
