@@ -96,6 +96,14 @@ class ConflictError(StoreError):
     """A conditional replacement lost: the object is not at the version that was expected."""
 
 
+class DeniedError(StoreError):
+    """Whoever asks may not do this."""
+
+
+class KeptError(StoreError):
+    """The store keeps the object from being deleted, for now: a lock, a legal hold."""
+
+
 class VolumeError(SmsnapError):
     """The volume cannot be read as asked: not there, not a directory, not mounted, busy."""
 

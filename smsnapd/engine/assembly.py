@@ -144,8 +144,8 @@ class Assembler:
     def _missing(self, directory: bytes, scanned: Entry, issue: str, old: Entry | None) -> Entry | None:
         """What to record of an entry that could not be stored.
 
-        A directory that was there before stays, and with it what is unchanged below: when the run began it
-        was there. Its absence is for the next scan to see, with whatever has taken its place.
+        A directory that was there before stays, as it was scanned, and with it what is unchanged below: when
+        the run began it was there. Its absence is for the next scan to see, and what has taken its place.
         """
         path = join_path(directory, scanned.name)
         if not path and old is None:
@@ -158,13 +158,20 @@ class Assembler:
             self.incomplete.append(Issue(path, issue))
         if scanned.kind == Kind.DIRECTORY:
             if old is not None and old.kind == Kind.DIRECTORY:
-                return None
+                return self._as_scanned(directory, scanned, old) if issue == ISSUE_VANISHED else None
             self._lost.add(path)
         if old is None:
             return None
         if issue == ISSUE_VANISHED:
             return Entry(old.name, _TOMBSTONE)
         return self._kept(directory, scanned, old)
+
+    def _as_scanned(self, directory: bytes, scanned: Entry, old: Entry) -> Entry:
+        """What to record of a directory that the scan saw and that is gone: nobody can ask for its xattrs."""
+        xattrs = old.xattrs if scanned.inode == old.inode else ()
+        outcome = self._redo(directory, msgspec.structs.replace(scanned, xattrs=xattrs), HEADER)
+        assert outcome.packed.entry is not None
+        return self._finished(join_path(directory, scanned.name), outcome.packed.entry, "", outcome.chunk)
 
     def _kept(self, directory: bytes, scanned: Entry, old: Entry) -> Entry | None:
         """What to record of a name that cannot be read: nothing, unless it is an alias of what has parted."""

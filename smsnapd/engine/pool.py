@@ -2,7 +2,9 @@
 
 Processes and not threads, because reading and writing many small files under one interpreter
 lock takes several times as long. A `Task` is sent to each process once and opened there;
-jobs and results are msgspec structs. With no workers the task runs in this process.
+jobs and results are msgspec structs. With no workers the task runs in this process. While a job
+takes long, its process tells now and then whether it gets bytes on their way; before each result, what it
+has asked of stores since the last one.
 
     with Pool(task, workers=2) as pool:
         for result in pool.run(jobs):
@@ -12,12 +14,14 @@ jobs and results are msgspec structs. With no workers the task runs in this proc
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
 import queue
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -29,6 +33,8 @@ import msgspec
 
 from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.errors import SmsnapError
+from smsnapd.store.activity import uploading
+from smsnapd.store.counting import Requests, made
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -38,7 +44,9 @@ R_co = TypeVar("R_co", covariant=True)
 WINDOW_PER_WORKER = 4
 QUEUED_PER_WORKER = 2
 FINISH = b""
-OK, FAILED = b"\x00", b"\x01"
+OK, FAILED, MOVING, COUNTED = b"\x00", b"\x01", b"\x02", b"\x03"
+PULSE_S = 5.0
+"""Seconds between two looks of a process at whether it has moved anything."""
 
 
 class Worker(Protocol[J_contra, R_co]):
@@ -74,6 +82,7 @@ class Pool(Generic[J, R]):
 
     def __init__(self, task: Task[J, R], workers: int) -> None:
         self._task = task
+        self._heard_ns = 0
         self._inline: Worker[J, R] | None = None
         self._processes: list[_Process] = []
         self._decode = msgspec.msgpack.Decoder(task.result_type).decode
@@ -94,6 +103,14 @@ class Pool(Generic[J, R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def moved_ns(self) -> int:
+        """When something last moved, as of time.monotonic_ns(): a result or bytes of a put, in any process.
+
+        To be asked from another thread, while this one waits in `run` or `finish`.
+        """
+        return max(self._heard_ns, uploading.last_ns)
 
     def run(self, jobs: Iterable[J]) -> Iterator[R]:
         """Yield a result for each job, in order; takes jobs only as fast as results are taken."""
@@ -143,8 +160,11 @@ class Pool(Generic[J, R]):
         self._processes = []
 
     def _receive(self) -> list[tuple[int, bytes]]:
+        """Results, at least one message later; none if that said only that something moves."""
         by_connection = {process.connection: process for process in self._processes if process.under_way}
-        return [by_connection[connection].receive() for connection in wait(list(by_connection))]
+        messages = [by_connection[connection].receive() for connection in wait(list(by_connection))]
+        self._heard_ns = time.monotonic_ns()
+        return list(filter(None, messages))
 
 
 class _Process:
@@ -170,13 +190,17 @@ class _Process:
             raise self._failure() from error
         self.under_way.append(number)
 
-    def receive(self) -> tuple[int, bytes]:
+    def receive(self) -> tuple[int, bytes] | None:
+        """A job's number and result; None if it is still at work."""
         try:
             message = self.connection.recv_bytes()
         except (EOFError, OSError) as error:
             raise self._died() from error
         if message[:1] == FAILED:
             raise pickle.loads(message[1:])
+        if message[:1] in (MOVING, COUNTED):
+            _take_counts(message)
+            return None
         return self.under_way.popleft(), message[1:]
 
     def stop(self) -> None:
@@ -190,7 +214,7 @@ class _Process:
         """Why it takes no more jobs: the error that lies in the pipe behind its results, if there is one."""
         try:
             while (message := self.connection.recv_bytes())[:1] != FAILED:
-                continue
+                _take_counts(message)
         except (EOFError, OSError):
             return self._died()
         error: BaseException = pickle.loads(message[1:])
@@ -205,6 +229,12 @@ class _Process:
         )
 
 
+def _take_counts(message: bytes) -> None:
+    """Add what a process has asked of stores to what this one has, if the message tells it."""
+    if message[:1] == COUNTED:
+        made.add(msgspec.msgpack.decode(message[1:], type=Requests))
+
+
 def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) -> None:
     """The life of a worker process: ends when the parent closes its end of the pipe."""
     forbid_core_dumps()
@@ -215,20 +245,49 @@ def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) 
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     # Jobs are drained by a thread: if both sides only ever wrote, full pipes would stop them both.
     threading.Thread(target=_drain, args=(connection, jobs), name="jobs", daemon=True).start()
+    answers = _Answers(connection)
+    threading.Thread(target=answers.pulse, name="pulse", daemon=True).start()
     try:
-        _work(connection, pickle.loads(pickled), jobs)
+        _work(answers, pickle.loads(pickled), jobs)
     except BaseException as error:
-        _report(connection, error)
+        _report(answers, error)
 
 
-def _work(connection: Connection, task: Any, jobs: queue.SimpleQueue[bytes]) -> None:
+class _Answers:
+    """The way back to the parent, for the worker and for the thread that tells whether it moves."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+        self._told = made.total()  # after a fork, the parent's
+
+    def send(self, message: bytes) -> None:
+        with self._lock:
+            total = made.total()
+            if total != self._told:
+                self._connection.send_bytes(COUNTED + msgspec.msgpack.encode(total - self._told))
+                self._told = total
+            self._connection.send_bytes(message)
+
+    def pulse(self) -> None:
+        """Tell every few seconds that something has moved, if it has; nobody minds when that ends."""
+        seen_ns = uploading.last_ns
+        with contextlib.suppress(OSError):
+            while True:
+                time.sleep(PULSE_S)
+                if uploading.last_ns != seen_ns:
+                    seen_ns = uploading.last_ns
+                    self.send(MOVING)
+
+
+def _work(answers: _Answers, task: Any, jobs: queue.SimpleQueue[bytes]) -> None:
     decode = msgspec.msgpack.Decoder(task.job_type).decode
     encode = msgspec.msgpack.Encoder().encode
     worker = task.open()
     while True:
         message = jobs.get()
         result = worker.finish() if message == FINISH else worker.handle(decode(message))
-        connection.send_bytes(OK + encode(result))
+        answers.send(OK + encode(result))
 
 
 def _drain(connection: Connection, jobs: queue.SimpleQueue[bytes]) -> None:
@@ -239,7 +298,7 @@ def _drain(connection: Connection, jobs: queue.SimpleQueue[bytes]) -> None:
         os._exit(0)
 
 
-def _report(connection: Connection, error: BaseException) -> None:
+def _report(answers: _Answers, error: BaseException) -> None:
     error.add_note("".join(traceback.format_exception(error)))
     try:
         payload = pickle.dumps(error)
@@ -247,9 +306,8 @@ def _report(connection: Connection, error: BaseException) -> None:
     except Exception:
         payload = pickle.dumps(SmsnapError("finish the work", f"{type(error).__name__}: {error}"))
     try:
-        connection.send_bytes(FAILED + payload)
+        answers.send(FAILED + payload)
     finally:
-        connection.close()
         os._exit(1)
 
 

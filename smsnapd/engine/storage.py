@@ -15,6 +15,7 @@ from smsnapd.engine.largefiles import LargeFiles, StorePool
 from smsnapd.engine.pool import Pool
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask
+from smsnapd.engine.vigil import Vigil
 from smsnapd.errors import SmsnapError
 from smsnapd.format.chunker import plan_packs
 from smsnapd.model import BLOCK, ChunkRef, Entry, Kind, join_path
@@ -36,7 +37,9 @@ JOURNAL_BYTES: Final = 256 * 1024 * 1024
 class Storage:
     """Stores a change set; a context manager whose exit stops the workers.
 
-    Left with an error, it journals what is durable, so that the next run need not store it again.
+    Left with an error, it journals what is durable, so that the next run need not store it again. Inside
+    the `with` `progress` is told while puts are slow, whoever makes them; and until `finish` has returned,
+    nobody else may use the lease, which `renew` renews if it is time to.
     """
 
     def __init__(
@@ -58,18 +61,25 @@ class Storage:
         self._boundary_key = boundary_key
         self._store = store
         self._journal = journal
-        self._renew = renew
         self._progress = progress
         self._pool: StorePool = Pool(task, workers)
+        self._vigil = Vigil(lambda: self._pool.moved_ns, renew, progress)
         self._apart: StorePool | None = None
-        self._large = LargeFiles(reader, table, self._take_durable, renew, progress)
+        self._large = LargeFiles(reader, table, self._take_durable, self._vigil.renew, progress)
         self._unjournaled: list[ChunkRef] = []
         self._pack_bytes = 0
 
     def __enter__(self) -> Storage:
+        self._vigil.begin()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            self._close(error)
+        finally:
+            self._vigil.end()
+
+    def _close(self, error: BaseException | None) -> None:
         self._pool.close()
         if self._apart is not None:
             self._apart.close()
@@ -115,6 +125,7 @@ class Storage:
         for pool in filter(None, (self._pool, self._apart)):
             for result in pool.finish():
                 self._take_durable(result)
+        self._vigil.take_lease_back()
 
     def _jobs(self, pending: deque[list[PackItem]]) -> Iterator[PackJob | RangeJob]:
         for items in plan_packs(self._items(), self._boundary_key):
@@ -145,7 +156,7 @@ class Storage:
         read = [item.entry.size for item in items if item.mode == READ and item.entry.kind == Kind.REGULAR]
         stored = sum(piece.ref.stored_length for piece in result.pieces if piece and piece.ref)
         self._progress.advance(files=len(read), bytes=sum(read), stored_bytes=stored)
-        self._renew()
+        self._vigil.renew()
 
     def _take_durable(self, result: StoreResult) -> None:
         self._table.settle(result.durable)

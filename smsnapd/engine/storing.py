@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from smsnapd.engine.width import Width
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
 from smsnapd.format.codec import (
@@ -124,7 +125,9 @@ class StoreWorker:
         self._known = set(task.known)
         self._attachable = task.attach_limit
         self._durable: list[ChunkRef] = []
-        self._uploads = _Uploads(self._durable) if task.settings.url.startswith("s3:") else None
+        self._uploads: _Uploads | None = None
+        if task.settings.url.startswith("s3:"):
+            self._uploads = _Uploads(self._durable)
 
     def handle(self, job: PackJob | RangeJob) -> StoreResult:
         """Do one job."""
@@ -216,17 +219,18 @@ class StoreWorker:
 
 
 class _Uploads:
-    """Puts under way on a few threads; the next one waits when all are busy. What is done goes to `done`."""
+    """Puts under way on some threads; the next one waits when all are busy. What is done goes to `done`."""
 
     def __init__(self, done: list[ChunkRef]) -> None:
         self._done = done
+        self._width = Width(UPLOADS_AT_ONCE)
         self._threads = ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload")
         self._under_way: deque[Future[ChunkRef]] = deque()
 
     def put(self, work: Callable[[], ChunkRef]) -> None:
-        while len(self._under_way) >= UPLOADS_AT_ONCE:
+        while len(self._under_way) >= self._width.now:
             self._settle_one()
-        self._under_way.append(self._threads.submit(work))
+        self._under_way.append(self._threads.submit(self._width.timed, work))
 
     def drain(self) -> None:
         while self._under_way:

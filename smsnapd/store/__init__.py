@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from smsnapd.errors import UsageError
 from smsnapd.store.base import Buffer, ObjectInfo, Store, StoreSettings
+from smsnapd.store.pacing import download_pacer_for, pacer_for
 
 __all__ = ["Buffer", "ObjectInfo", "Store", "StoreSettings", "open_store"]
 
@@ -20,14 +21,20 @@ def open_store(settings: StoreSettings) -> Store:
     `memory://name` is one store per name and process. Raises `UsageError` if the URL is wrong.
     """
     scheme, separator, rest = settings.url.partition("://")
+    if settings.as_of_s and scheme != "s3":
+        why = "only a versioned S3 bucket remembers what it held"
+        raise UsageError(
+            "open the repository as it was", why, "leave out the time, or name an s3:// repository"
+        )
     if separator and scheme == "file":
         from smsnapd.store.directory import open_directory
 
-        return open_directory(rest)
+        return open_directory(rest, pacer_for(settings), download_pacer_for(settings))
     if separator and scheme == "s3":
         from smsnapd.store.s3 import open_s3  # imports boto3: 0.7 s, 60 MB
 
-        return open_s3(settings)
+        store = open_s3(settings)
+        return store.at(settings.as_of_s) if settings.as_of_s else store
     if separator and scheme == "memory":
         from smsnapd.store.memory import open_memory
 

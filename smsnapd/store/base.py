@@ -39,6 +39,14 @@ class StoreSettings:
     `region` and `endpoint_url` may be empty; `path_style` addresses the bucket in the path;
     `checksums` is `when_supported` (boto3's default) or `when_required`, for servers that refuse
     checksum headers; `ca_bundle` a file of certificates; timeouts in seconds.
+
+    All puts together stay at or below `upload_bytes_s` bytes a second, 0 for no limit; "together" are all
+    processes with the same `pace_file` ("" for this store alone), which may belong to `pace_owner`. The same
+    goes for `download_bytes_s` and gets.
+
+    S3 again: `storage_class` is that of chunks, `sse` ("AES256" or "aws:kms") and `kms_key` are of every put;
+    "" leaves it to the bucket. `request_payer` says that whoever asks pays. With `as_of_s`, seconds since
+    the epoch, the store is what a versioned bucket held then, and read only; 0 is now.
     """
 
     url: str
@@ -50,6 +58,15 @@ class StoreSettings:
     connect_timeout_s: float = 10.0
     read_timeout_s: float = 60.0
     attempts: int = 8
+    upload_bytes_s: int = 0
+    pace_file: str = ""
+    pace_owner: int = -1
+    download_bytes_s: int = 0
+    storage_class: str = ""
+    sse: str = ""
+    kms_key: str = ""
+    request_payer: bool = False
+    as_of_s: float = 0.0
 
 
 class Store(Protocol):
@@ -82,7 +99,28 @@ class Store(Protocol):
         """All objects whose names begin with `prefix`, sorted by name (bytewise)."""
 
     def delete(self, name: str) -> None:
-        """Remove the object; nothing happens if there is none."""
+        """Remove the object; nothing happens if there is none.
+
+        `DeniedError` if that is not allowed here, `KeptError` if the store does not let it go yet.
+        """
+
+    def try_delete(self, below: str = "") -> None:
+        """Raise what `delete` would raise if it is not allowed here. Deletes nothing and leaves nothing.
+
+        `below` is "" or ends with "/": rights may be of one volume alone.
+        """
+
+    def abandon_uploads(self, below: str, before_s: float) -> int:
+        """Drop what puts left that were never finished and began before `before_s`; returns how many.
+
+        Only those of names that begin with `below`, where it shows. `before_s` is by the store's clock.
+        """
+
+    def now(self) -> float:
+        """The store's own clock, seconds since the epoch: one for all machines that use it.
+
+        It may be of whole seconds, rounded down. Leaves nothing; may be repeated.
+        """
 
     def barrier(self) -> None:
         """Return when all puts that returned before, from any process, are durable."""

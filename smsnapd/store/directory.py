@@ -12,7 +12,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import stat
 import threading
 import time
@@ -20,14 +19,23 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
-from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
+from smsnapd.errors import (
+    ConflictError,
+    DeniedError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+    UsageError,
+)
 from smsnapd.store.base import Buffer, ObjectInfo, check_size
+from smsnapd.store.file_body import read_all, write_all
+from smsnapd.store.leftovers import remove_leftovers
 from smsnapd.store.names import TEMPORARY, check_name, check_prefix, is_name
+from smsnapd.store.pacing import Pacer
 from smsnapd.store.syncfs import sync_file_system
 
 _BULK: Final = "chunks"
 _LOCK: Final = f"{TEMPORARY}/lock"
-_is_leftover: Final = re.compile(r"[0-9a-f]{24}").fullmatch
 _LEFTOVER_AGE_S: Final = 24 * 3600
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR)
 _TRANSIENT: Final = frozenset(
@@ -52,17 +60,17 @@ _HINTS: Final = {
 }
 
 
-def open_directory(rest: str) -> DirectoryStore:
+def open_directory(rest: str, pacer: Pacer | None = None, reading: Pacer | None = None) -> DirectoryStore:
     """The store of `file://` + `rest`: an absolute path, percent-encoded as in RFC 8089.
 
-    Raises `UsageError` if it is another.
+    Raises `UsageError` if it is another. `pacer` limits what is put, `reading` what is read.
     """
     path = unquote_to_bytes(rest.removeprefix("localhost"))
     if not path.startswith(b"/") or b"\0" in path or not path.strip(b"/"):
         raise UsageError(
             "open a file:// URL", "its path is not absolute", "give file:///directory, with three slashes"
         )
-    return DirectoryStore(b"/" + path.strip(b"/"))
+    return DirectoryStore(b"/" + path.strip(b"/"), pacer=pacer, reading=reading)
 
 
 class DirectoryStore:
@@ -78,10 +86,18 @@ class DirectoryStore:
     stand over bytes that never reached the disk.
     """
 
-    def __init__(self, root: bytes, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        root: bytes,
+        clock: Callable[[], float] = time.time,
+        pacer: Pacer | None = None,
+        reading: Pacer | None = None,
+    ) -> None:
         self.url = f"file://{quote_from_bytes(root)}"
         self._path = root
         self._clock = clock
+        self._pacer = pacer
+        self._reading = reading
         self._lock = threading.Lock()
         self._root = -1
         self._writable = False
@@ -105,7 +121,7 @@ class DirectoryStore:
         view = memoryview(data).cast("B")
         with _translating(f"store {name} in {self.url}"):
             root = self._open_for_writing()
-            temporary = _write_temporary(root, view, sync=_BULK not in name.split("/"))
+            temporary = _write_temporary(root, view, self._pacer, sync=_BULK not in name.split("/"))
             try:
                 _with_parents(root, name, lambda: os.link(temporary, name, src_dir_fd=root, dst_dir_fd=root))
             except FileExistsError as error:
@@ -133,7 +149,7 @@ class DirectoryStore:
                 current = self._read(name)
                 if (None if current is None else _version(current)) != version:
                     raise ConflictError(what, "somebody else changed it")
-                _rename_into_place(root, name, view)
+                _rename_into_place(root, name, view, self._pacer)
         return _version(view)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
@@ -153,6 +169,37 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     os.unlink(name, dir_fd=root)
 
+    def try_delete(self, below: str = "") -> None:
+        """See whether this user may change the directories that objects are in."""
+        with _translating(f"delete objects in {self.url}"):
+            root = self._open()
+            if root >= 0:
+                _check_changeable(root)
+
+    def abandon_uploads(self, below: str, before_s: float) -> int:
+        """Remove what crashed puts left in `tmp/`; whose they were to be does not show."""
+        with _translating(f"remove what puts left in {self.url}"):
+            root = self._open()
+            return remove_leftovers(root, before_s) if root >= 0 else 0
+
+    def now(self) -> float:
+        """The clock of the file system: of a network one the server's. Without a repository, this machine's.
+
+        The time that a new file bears; it lies in `tmp/` for that moment.
+        """
+        with _translating(f"learn the time of {self.url}"):
+            root = self._open()
+            if root < 0:
+                return self._clock()
+            try:
+                temporary = _write_temporary(root, memoryview(b"\0"), None, sync=False)
+            except FileNotFoundError:  # there is no `tmp/`: nothing was ever stored
+                return self._clock()
+            try:
+                return os.stat(temporary, dir_fd=root, follow_symlinks=False).st_mtime
+            finally:
+                os.unlink(temporary, dir_fd=root)
+
     def barrier(self) -> None:
         """One syncfs(2) of the file system that the root is on.
 
@@ -169,6 +216,8 @@ class DirectoryStore:
             if self._root >= 0:
                 os.close(self._root)
             self._root, self._writable = -1, False
+        for pacer in filter(None, (self._pacer, self._reading)):
+            pacer.close()
 
     def _open(self) -> int:
         """The root's descriptor, -1 if there is no root.
@@ -189,7 +238,7 @@ class DirectoryStore:
             root = self._open()
             with contextlib.suppress(FileExistsError):
                 os.mkdir(TEMPORARY, 0o700, dir_fd=root)
-            _remove_leftovers(root, self._clock() - _LEFTOVER_AGE_S)
+            remove_leftovers(root, self._clock() - _LEFTOVER_AGE_S)
             self._writable = True
         return self._root
 
@@ -224,7 +273,7 @@ class DirectoryStore:
             return None
         with open(descriptor, "rb", buffering=0) as file:
             check_size(status.st_size, f"read {name} in {self.url}")
-            return file.read()
+            return read_all(file, self._reading)
 
     def _accept_same(self, name: str, data: memoryview, error: FileExistsError) -> None:
         current = self._read(name)
@@ -233,16 +282,14 @@ class DirectoryStore:
             raise ObjectExistsError(f"store {name} in {self.url}", why) from error
 
 
-def _write_temporary(root: int, data: memoryview, *, sync: bool) -> str:
+def _write_temporary(root: int, data: memoryview, pacer: Pacer | None, *, sync: bool) -> str:
     """Write `data` to a new file in `tmp/` and return its name; nothing is left if that fails."""
     name = f"{TEMPORARY}/{os.urandom(12).hex()}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     descriptor = os.open(name, flags, 0o600, dir_fd=root)
     try:
         try:
-            position = 0
-            while position < len(data):
-                position += os.write(descriptor, data[position:])
+            write_all(descriptor, data, pacer)
             if sync:
                 os.fsync(descriptor)
         finally:
@@ -253,9 +300,9 @@ def _write_temporary(root: int, data: memoryview, *, sync: bool) -> str:
     return name
 
 
-def _rename_into_place(root: int, name: str, data: memoryview) -> None:
+def _rename_into_place(root: int, name: str, data: memoryview, pacer: Pacer | None) -> None:
     """Put `data` under `name`, atomically and durably, over what is there."""
-    temporary = _write_temporary(root, data, sync=True)
+    temporary = _write_temporary(root, data, pacer, sync=True)
     try:
         _with_parents(root, name, lambda: os.rename(temporary, name, src_dir_fd=root, dst_dir_fd=root))
     except BaseException:
@@ -317,23 +364,11 @@ def _children(root: int, directory: str, prefix: str) -> list[tuple[str, int]]:
     return found
 
 
-def _remove_leftovers(root: int, before_s: float) -> None:
-    """Remove what crashed puts left in `tmp/`, if it is older than `before_s`.
-
-    Others may be able to write to the root: where they make `tmp` lead, and of names that no put makes,
-    nothing is removed.
-    """
-    descriptor = os.open(TEMPORARY, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-    try:
-        with os.scandir(descriptor) as entries:
-            for entry in filter(lambda entry: _is_leftover(entry.name), entries):
-                # Another process may clear the same leftovers at this moment.
-                with contextlib.suppress(FileNotFoundError):
-                    old = entry.stat(follow_symlinks=False).st_mtime < before_s
-                    if old and entry.is_file(follow_symlinks=False):
-                        os.unlink(entry.name, dir_fd=descriptor)
-    finally:
-        os.close(descriptor)
+def _check_changeable(root: int) -> None:
+    """Raise `OSError` unless entries may be removed from `root` and the directories just below it."""
+    below = [name for name, _ in _children(root, "", "") if name.endswith("/")]
+    if not all(os.access(name, os.W_OK | os.X_OK, dir_fd=root) for name in (".", *below)):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 @contextlib.contextmanager
@@ -355,6 +390,8 @@ def _translating(what: str) -> Iterator[None]:
     except OSError as error:
         number = error.errno or 0
         why = os.strerror(number) if number else str(error)
+        if number in (errno.EACCES, errno.EPERM):
+            raise DeniedError(what, why, _HINTS[number]) from error
         raise StoreError(what, why, _HINTS.get(number, ""), transient=number in _TRANSIENT) from error
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, UsageError
 from smsnapd.store.base import Buffer, ObjectInfo, check_size
@@ -26,10 +27,14 @@ def open_memory(name: str) -> MemoryStore:
 
 
 class MemoryStore:
-    """A `Store` in a dictionary. Versions are hashes of the content."""
+    """A `Store` in a dictionary. Versions are hashes of the content.
 
-    def __init__(self, name: str) -> None:
+    `clock` gives seconds since the epoch, and is the store's own.
+    """
+
+    def __init__(self, name: str, clock: Callable[[], float] = time.time) -> None:
         self.url = f"memory://{name}"
+        self._clock = clock
         self._objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
@@ -83,6 +88,17 @@ class MemoryStore:
         check_name("delete", name)
         with self._lock:
             self._objects.pop(name, None)
+
+    def try_delete(self, below: str = "") -> None:
+        """Nobody is kept from deleting."""
+
+    def abandon_uploads(self, below: str, before_s: float) -> int:
+        """A put here is never half done."""
+        return 0
+
+    def now(self) -> float:
+        """The clock that was handed in."""
+        return self._clock()
 
     def barrier(self) -> None:
         """Nothing in memory is durable, so there is nothing to wait for."""

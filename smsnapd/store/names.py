@@ -32,6 +32,11 @@ def is_name(name: str) -> bool:
     )
 
 
+def is_chunk(name: str) -> bool:
+    """Whether `name` is that of a chunk (FORMAT.md, section 2): most of all bytes, and never replaced."""
+    return name.startswith("volumes/") and name.split("/")[2:3] == ["chunks"]
+
+
 def check_name(doing: str, name: str) -> None:
     """Raise a permanent `StoreError` ("cannot `doing` `name`…") if no object may be called `name`."""
     if not is_name(name):

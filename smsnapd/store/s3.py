@@ -6,16 +6,13 @@ retries are off: here it is known which answer of a repeated put means success.
 
 from __future__ import annotations
 
-import base64
 import builtins
 import contextlib
 import os
 import re
 import threading
-import zlib
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import boto3
 import botocore.exceptions as sdk
@@ -23,12 +20,37 @@ from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, StoreError, UsageError
-from smsnapd.store.base import Buffer, ObjectInfo, StoreSettings, check_size
+from smsnapd.errors import (
+    ConflictError,
+    ObjectExistsError,
+    ObjectMissingError,
+    StoreError,
+    UsageError,
+)
+from smsnapd.store.activity import uploading
+from smsnapd.store.base import Buffer, ObjectInfo, StoreSettings
+from smsnapd.store.counting import count_requests
 from smsnapd.store.names import check_name, check_prefix, is_name
+from smsnapd.store.pacing import download_pacer_for, pacer_for
 from smsnapd.store.retry import Backoff
-from smsnapd.store.s3_answers import Answer, meaning, one_line
-from smsnapd.store.s3_body import request_body
+from smsnapd.store.s3_answers import (
+    NO_ETAG,
+    TIMED_REFUSALS,
+    Answer,
+    asks_for_fewer,
+    date_in,
+    one_line,
+    refusal,
+)
+from smsnapd.store.s3_body import prepare_puts, request_body
+from smsnapd.store.s3_download import read_answer
+from smsnapd.store.s3_listing import KeyOrder, Page
+from smsnapd.store.s3_options import pay_for_requests, put_options
+from smsnapd.store.s3_region import region_for
+from smsnapd.store.s3_stock import Stocked, stock
+from smsnapd.store.s3_uploads import abandon_uploads
+from smsnapd.store.s3_versions import PastStore
+from smsnapd.store.throttle import Throttle
 
 MAX_CONNECTIONS: Final = 16
 
@@ -53,14 +75,6 @@ def open_s3(settings: StoreSettings, backoff: Backoff | None = None) -> S3Store:
     return S3Store(settings, match[1], base, backoff or Backoff(settings.attempts))
 
 
-class _Page(NamedTuple):
-    """A part of a listing: keys and sizes, common prefixes, and the token of the next part or None."""
-
-    keys: list[tuple[str, int]]
-    prefixes: list[str]
-    token: str | None
-
-
 class S3Store:
     """A `Store` in `bucket`; `base` ("" or ending with "/") is put before names. Versions are ETags.
 
@@ -76,9 +90,12 @@ class S3Store:
         self._base = base
         self._backoff = backoff
         self._page_keys = page_keys
+        self._pacer = pacer_for(settings)
+        self._reading = download_pacer_for(settings)
+        self._throttle = Throttle(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._made: tuple[int, Any] | None = None
-        self._bytewise: bool | None = None
+        self._order = KeyOrder(self._page, bucket)
 
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
@@ -129,7 +146,7 @@ class S3Store:
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose names begin with `prefix`, sorted, one page in memory at a time."""
         check_prefix(prefix)
-        for key, size in self._keys(self._base + prefix):
+        for key, size in self._order.keys(self._base + prefix):
             name = key[len(self._base) :]
             if is_name(name):
                 yield ObjectInfo(name, size)
@@ -137,14 +154,42 @@ class S3Store:
     def delete(self, name: str) -> None:
         """Remove the object, if there is one (in a versioned bucket: add a delete marker)."""
         check_name("delete", name)
-        key = self._base + name
-
-        def attempt() -> None:
-            with self._translating(f"delete s3://{self._bucket}/{key}", "s3:DeleteObject"):
-                self._client().delete_object(Bucket=self._bucket, Key=key)
-
         with contextlib.suppress(ObjectMissingError):
-            self._backoff.run(attempt)
+            self._delete(self._base + name)
+
+    def try_delete(self, below: str = "") -> None:
+        """Ask to delete an object that is not there.
+
+        `If-Match` keeps a versioned bucket from adding a delete marker for it; servers that do not know it
+        there pass it over, and what a name of 128 random bits refers to cannot be lost.
+        """
+        with contextlib.suppress(ObjectMissingError, ConflictError):
+            self._delete(f"{self._base}{below}{os.urandom(16).hex()}", IfMatch=NO_ETAG)
+
+    def abandon_uploads(self, below: str, before_s: float) -> int:
+        """Abort multipart uploads; ours are single puts, so these are somebody else's."""
+        return abandon_uploads(self._call, self._bucket, self._base + below, before_s)
+
+    def at(self, moment_s: float) -> PastStore:
+        """What was here at `moment_s`, seconds since the epoch, if the bucket keeps versions."""
+        return PastStore(self, self._call, self._bucket, self._base, moment_s, self._reading, self._page_keys)
+
+    def stock(self) -> Iterator[Stocked]:
+        """All that lies here as S3 bills it, somebody else's objects too, in no certain order."""
+        return stock(self._call, self._bucket, self._base)
+
+    def now(self) -> float:
+        """What `Date` an answer of the server bears, to the second: that to a small listing.
+
+        A refusal tells it as well, and that of a clock that is far off is one.
+        """
+        what = f"learn the time of {self.url}"
+        return date_in(self._backoff.run(lambda: self._headers(what)), what)
+
+    def bucket_region(self) -> str:
+        """The region that the bucket lies in, "" if the server does not say."""
+        what = f"learn the region of s3://{self._bucket}"
+        return self._backoff.run(lambda: self._headers(what)).get("x-amz-bucket-region", "")
 
     def barrier(self) -> None:
         """S3 answers a put when the object is durable: nothing to wait for."""
@@ -155,19 +200,32 @@ class S3Store:
             if self._made is not None and self._made[0] == os.getpid():
                 self._made[1].close()
             self._made = None
+        for pacer in filter(None, (self._pacer, self._reading)):
+            pacer.close()
+
+    def _delete(self, key: str, **condition: str) -> None:
+        arguments = {"Bucket": self._bucket, "Key": key, **condition}
+        what = f"delete s3://{self._bucket}/{key}"
+        self._call(what, "s3:DeleteObject", lambda client: client.delete_object(**arguments))
+
+    def _call(self, what: str, permission: str, use: Callable[[Any], Any]) -> Any:
+        """What `use` returns, which is given the client; tried again as often as is useful."""
+
+        def attempt() -> Any:
+            with self._translating(what, permission):
+                return use(self._client())
+
+        return self._backoff.run(attempt)
 
     def _put(self, doing: str, name: str, data: Buffer, **condition: str) -> str:
         """One PUT; returns the ETag. `ConflictError` if the condition did not hold."""
         key = self._base + name
-        extra = dict(condition)
-        if self._settings.checksums == "when_supported":
-            # Our own CRC32 in a header: the SDK's would come as a trailer over TLS, which means aws-chunked
-            # framing, copies and 16 KiB sends: twice the CPU time.
-            extra["ChecksumCRC32"] = base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+        extra = {**put_options(self._settings, name, data), **condition}
         with self._translating(f"{doing} s3://{self._bucket}/{key}", "s3:PutObject"):
             response = self._client().put_object(
-                Bucket=self._bucket, Key=key, Body=request_body(data), **extra
+                Bucket=self._bucket, Key=key, Body=request_body(data, self._pacer), **extra
             )
+        uploading.mark()
         return str(response["ETag"])
 
     def _get(self, name: str) -> tuple[bytes, str]:
@@ -176,12 +234,7 @@ class S3Store:
         what = f"read s3://{self._bucket}/{key}"
         with self._translating(what, "s3:GetObject"):
             response = self._client().get_object(Bucket=self._bucket, Key=key)
-            with contextlib.closing(response["Body"]) as body:
-                check_size(response.get("ContentLength", 0), what)
-                content: bytes = body.read()
-        if len(content) != response.get("ContentLength", len(content)):
-            raise StoreError(what, "the answer was cut short", transient=True)
-        return content, str(response["ETag"])
+            return read_answer(response, what, self._reading), str(response["ETag"])
 
     def _accept_same(self, name: str, data: Buffer, error: ConflictError) -> None:
         try:
@@ -205,70 +258,29 @@ class S3Store:
             raise conflict from error
         return version
 
-    def _keys(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """Keys and sizes below `prefix`, sorted bytewise whatever the server's order.
-
-        Some servers list directory by directory: `a/x` before `a-b`, which is not bytewise. One page is
-        sorted here; of more, a server that does so is asked level by level.
-        """
-        first = self._page(prefix)
-        if first.token is None:
-            yield from sorted(first.keys)
-        elif self._lists_bytewise(first):
-            yield from self._flat(prefix, first)
-        else:
-            yield from self._level(prefix)
-
-    def _flat(self, prefix: str, page: _Page) -> Iterator[tuple[str, int]]:
-        last = ""
-        while True:
-            for key, size in page.keys:
-                if key <= last:
-                    raise StoreError(f"list s3://{self._bucket}/{prefix}", "the server lists out of order")
-                last = key
-                yield key, size
-            if page.token is None:
-                return
-            page = self._page(prefix, ContinuationToken=page.token)
-
-    def _level(self, prefix: str) -> Iterator[tuple[str, int]]:
-        page = self._page(prefix, Delimiter="/")
-        found = page.keys + [(below, 0) for below in page.prefixes]
-        while page.token is not None:
-            page = self._page(prefix, Delimiter="/", ContinuationToken=page.token)
-            found += page.keys + [(below, 0) for below in page.prefixes]
-        for key, size in sorted(found):
-            if key.endswith("/") and key != prefix:
-                yield from self._level(key)
-            else:
-                yield key, size
-
-    def _lists_bytewise(self, page: _Page) -> bool:
-        """Whether the server's order is bytewise, found out once by asking what follows `directory.~`.
-
-        "." comes just before "/", so bytewise it is the directory itself.
-        """
-        if self._bytewise is None:
-            directory = next((key.rpartition("/")[0] for key, _ in page.keys if "/" in key), "")
-            if not directory:
-                return False
-            parent = directory[: directory.rfind("/") + 1]
-            following = self._page(parent, StartAfter=f"{directory}.~", MaxKeys=1).keys
-            self._bytewise = any(key.startswith(f"{directory}/") for key, _ in following)
-        return self._bytewise
-
-    def _page(self, prefix: str, **more: Any) -> _Page:
+    def _page(self, prefix: str, **more: str | int) -> Page:
         arguments = {"Bucket": self._bucket, "Prefix": prefix, "MaxKeys": self._page_keys, **more}
 
-        def attempt() -> _Page:
-            with self._translating(f"list s3://{self._bucket}/{prefix}", "s3:ListBucket"):
-                answer = self._client().list_objects_v2(**arguments)
-            keys = [(entry["Key"], entry["Size"]) for entry in answer.get("Contents", ())]
-            prefixes = [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
-            token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
-            return _Page(keys, prefixes, token)
+        what = f"list s3://{self._bucket}/{prefix}"
+        answer = self._call(what, "s3:ListBucket", lambda client: client.list_objects_v2(**arguments))
+        keys = [(entry["Key"], entry["Size"]) for entry in answer.get("Contents", ())]
+        prefixes = [entry["Prefix"] for entry in answer.get("CommonPrefixes", ())]
+        token = answer["NextContinuationToken"] if answer["IsTruncated"] else None
+        return Page(keys, prefixes, token)
 
-        return self._backoff.run(attempt)
+    def _headers(self, what: str) -> dict[str, str]:
+        """The headers of an answer that whoever reads and writes here may ask for; names in lower case."""
+        with self._translating(what, "s3:ListBucket"):
+            try:
+                answer = self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
+            except sdk.ClientError as error:
+                code, answer = error.response.get("Error", {}).get("Code"), error.response
+                if code == "404":  # S3 says what is not there
+                    raise StoreError(what, "what answers is not S3", "check endpoint_url") from error
+                if code not in TIMED_REFUSALS:
+                    raise
+        headers: dict[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
+        return headers
 
     def _client(self) -> Any:
         """This process's client: connections must not be shared across a fork."""
@@ -277,19 +289,31 @@ class S3Store:
             return made[1]
         with self._lock:
             if self._made is None or self._made[0] != os.getpid():
-                self._made = (os.getpid(), _new_client(self._settings, self.url))
+                self._made = (os.getpid(), self._new_client())
             return self._made[1]
+
+    def _new_client(self) -> Any:
+        client = _new_client(self._settings, self.url)
+        count_requests(client)
+        if self._settings.request_payer:
+            pay_for_requests(client)
+        prepare_puts(client, self._pacer)
+        return client
 
     @contextlib.contextmanager
     def _translating(self, what: str, permission: str) -> Iterator[None]:
-        try:
-            yield
-        except _SDK_ERRORS as error:
-            raise _translated(error, what, permission) from error
-        except RuntimeError as error:
-            # botocore.credentials raises this itself when refreshed credentials have expired already.
-            hint = "check the role of the instance, and its clock"
-            raise StoreError(what, one_line(str(error)), hint, transient=True) from error
+        """One request, or a few in a row: when it is its turn, and with the SDK's exceptions translated."""
+        with self._throttle.turn() as turn:
+            try:
+                yield
+            except _SDK_ERRORS as error:
+                if isinstance(error, sdk.ClientError) and asks_for_fewer(_answer_in(error)):
+                    turn.refuse()
+                raise _translated(error, what, permission) from error
+            except RuntimeError as error:
+                # botocore.credentials raises this itself when refreshed credentials have expired already.
+                hint = "check the role of the instance, and its clock"
+                raise StoreError(what, one_line(str(error)), hint, transient=True) from error
 
 
 def _new_client(settings: StoreSettings, url: str) -> Any:
@@ -300,7 +324,7 @@ def _new_client(settings: StoreSettings, url: str) -> Any:
         raise StoreError(what, why, "set ca_bundle to a file of certificates")
     try:
         session = boto3.session.Session()
-        region = _region(settings, session.region_name, what)
+        region = region_for(settings, session.region_name, what)
         plain = settings.endpoint_url.lower().startswith("http:")
         client = _client_in(session, settings, region, sign_payload=plain)
         if client.meta.endpoint_url.startswith("https:") or settings.endpoint_url:
@@ -337,25 +361,10 @@ def _client_in(session: Any, settings: StoreSettings, region: str, *, sign_paylo
     )
 
 
-def _region(settings: StoreSettings, known: str | None, what: str) -> str:
-    """The region: configured, or from the environment or profile. Never a guess on AWS.
-
-    Other servers take any; us-east-1 is what they are set to by default.
-    """
-    region = settings.region or os.environ.get("AWS_REGION") or known
-    if region:
-        return region
-    host = urlsplit(settings.endpoint_url).hostname or "amazonaws.com"
-    if host.endswith(("amazonaws.com", "amazonaws.com.cn", "amazonaws.eu")):
-        hint = "set region in the configuration, or AWS_REGION"
-        raise StoreError(what, "the region of the bucket is not known", hint)
-    return "us-east-1"
-
-
 def _translated(error: Exception, what: str, permission: str) -> StoreError:
     """The `StoreError` for an exception of the SDK."""
     if isinstance(error, sdk.ClientError):
-        return _refused(error, what, permission)
+        return refusal(_answer_in(error), what, permission)
     if isinstance(error, sdk.NoCredentialsError | sdk.PartialCredentialsError):
         hint = "give the instance a role, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         return StoreError(what, "there are no complete AWS credentials", hint)
@@ -381,14 +390,8 @@ _TROUBLES: Final[builtins.list[tuple[tuple[type[Exception], ...], str]]] = [
 ]
 
 
-def _refused(error: sdk.ClientError, what: str, permission: str) -> StoreError:
-    """The `StoreError` for an error answer of the server."""
+def _answer_in(error: sdk.ClientError) -> Answer:
+    """The server's answer that the SDK made an exception of."""
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     details = error.response.get("Error", {})
-    answer = Answer(status, str(details.get("Code", "")), str(details.get("Message", "")))
-    if status == 412:
-        return ConflictError(what, "the condition of the request did not hold")
-    if answer.code == "NoSuchKey" or (status == 404 and answer.code in ("404", "", "NotFound")):
-        return ObjectMissingError(what, "there is no such object")
-    why, hint, transient = meaning(answer, permission)
-    return StoreError(what, why, hint, transient=transient)
+    return Answer(status, str(details.get("Code", "")), str(details.get("Message", "")))

@@ -5,7 +5,17 @@ Codes from the S3 API reference, "Error responses", and those that S3-compatible
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
+
+from smsnapd.errors import ConflictError, DeniedError, ObjectMissingError, StoreError
+
+NO_ETAG: Final = f'"{"0" * 32}"'
+"""An ETag in its quotes that no object has."""
+
+TIMED_REFUSALS: Final = frozenset(("AccessDenied", "RequestTimeTooSkewed", "RequestExpired"))
+"""Codes of refusals that S3 itself has written: the time in their `Date` is the server's."""
 
 
 class Answer(NamedTuple):
@@ -24,6 +34,9 @@ class Meaning(NamedTuple):
     transient: bool
 
 
+_TOO_MANY: Final = frozenset(
+    ("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "KMS.ThrottlingException")
+)
 _TRANSIENT_STATUS: Final = frozenset((408, 409, 425, 429, 500, 502, 503, 504))
 _TRANSIENT: Final = {
     "SlowDown": "the server asks for fewer requests",
@@ -102,6 +115,39 @@ def meaning(answer: Answer, permission: str) -> Meaning:
     if answer.status in _TRANSIENT_STATUS:
         return Meaning(_told("the server could not answer", answer), "", True)
     return Meaning(_told("the server refuses the request", answer), "", False)
+
+
+def refusal(answer: Answer, what: str, permission: str) -> StoreError:
+    """The error that `answer` is to a call that needs `permission`; `what` was being done."""
+    if answer.status == 412:
+        return ConflictError(what, "the condition of the request did not hold")
+    missing = answer.code in ("NoSuchKey", "NoSuchUpload", "NoSuchVersion")
+    if missing or (answer.status == 404 and answer.code in ("404", "", "NotFound")):
+        return ObjectMissingError(what, "there is no such object")
+    why, hint, transient = meaning(answer, permission)
+    if is_denied(answer):
+        return DeniedError(what, why, hint)
+    return StoreError(what, why, hint, transient=transient)
+
+
+def asks_for_fewer(answer: Answer) -> bool:
+    """Whether there were too many requests for the server: it wants fewer at a time."""
+    return answer.status in (429, 503) or answer.code in _TOO_MANY
+
+
+def is_denied(answer: Answer) -> bool:
+    """Whether policies keep who asks from this; wrong credentials, clocks and keys are other matters."""
+    known = answer.code in _TRANSIENT or answer.code in _PERMANENT or answer.code.startswith("KMS.")
+    return answer.status in (401, 403) and not known and "kms:" not in answer.message
+
+
+def date_in(headers: Mapping[str, str], what: str) -> float:
+    """`Date` (RFC 9110, section 6.6.1) in seconds since the epoch; without one, `StoreError`."""
+    text = headers.get("date", "")
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except ValueError as error:
+        raise StoreError(what, f"the server's answer has no time in it ({one_line(text, 40)!r})") from error
 
 
 def one_line(text: str, limit: int = 300) -> str:

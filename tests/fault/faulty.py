@@ -31,7 +31,7 @@ WRITES = frozenset(("put", "replace", "delete"))
 
 
 class Call(NamedTuple):
-    """One call to the store: its number from 0, the method, and the name or prefix ("" for barrier)."""
+    """One call to the store: its number from 0, the method, and the name or prefix ("" where it has none)."""
 
     number: int
     method: str
@@ -86,6 +86,18 @@ class FaultyStore:
     def delete(self, name: str) -> None:
         fault = self._before("delete", name)
         self._after(fault, "delete", name, self.wrapped.delete(name))
+
+    def try_delete(self, below: str = "") -> None:
+        fault = self._before("try_delete", below)
+        self._after(fault, "try_delete", below, self.wrapped.try_delete(below))
+
+    def abandon_uploads(self, below: str, before_s: float) -> int:
+        fault = self._before("abandon_uploads", below)
+        return self._after(fault, "abandon_uploads", below, self.wrapped.abandon_uploads(below, before_s))
+
+    def now(self) -> float:
+        fault = self._before("now", "")
+        return self._after(fault, "now", "", self.wrapped.now())
 
     def barrier(self) -> None:
         fault = self._before("barrier", "")

@@ -129,6 +129,11 @@ class FaultProxy:
         """The next requests with `method` meet `faults`, one each, in order."""
         self._plans.setdefault(method, deque()).extend(faults)
 
+    def befalls(self, request: Request) -> Fault | None:
+        """What a request meets: here the next of what is planned for its method."""
+        planned = self._plans.get(request.method)
+        return planned.popleft() if planned else None
+
     def count(self, method: str) -> int:
         """How many requests with `method` came by."""
         return sum(request.method == method for request in self.seen)
@@ -150,7 +155,7 @@ class FaultProxy:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         self._connections: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
+        server = self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         scheme = "https" if self._tls else "http"
         self.endpoint = f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._ready.set()
@@ -183,8 +188,7 @@ class FaultProxy:
         head = await reader.readuntil(b"\r\n\r\n")
         request = _parse(head)
         self.seen.append(request)
-        planned = self._plans.get(request.method)
-        fault = planned.popleft() if planned else None
+        fault = self.befalls(request)
         if isinstance(fault, Answer):
             await _answer(fault, request, reader, writer)
         elif isinstance(fault, BlackHole):

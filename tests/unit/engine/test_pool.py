@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ import pytest
 
 from smsnapd.engine.pool import WINDOW_PER_WORKER, Pool
 from smsnapd.errors import DamageError, SmsnapError
+from smsnapd.store.activity import uploading
+from smsnapd.store.counting import Requests, made
 
 LOCK = threading.Lock()
 WORKERS = (0, 1, 3)
@@ -54,11 +57,27 @@ class Jobber:
             os.kill(os.getpid(), signal.SIGKILL)
         if job.does == "sleep":
             time.sleep(0.05)
+        if job.does in ("move", "hang"):
+            return Done(self._until(Path(os.fsdecode(job.data)), moves=job.does == "move"), os.getpid())
+        if job.does == "ask":
+            made.sent("get", 1)
+            made.received(10)
         if job.does == "lock":
             return Done(int(LOCK.acquire(timeout=0.1)), os.getpid())
         return Done(job.number, os.getpid(), job.data)
 
+    def _until(self, place: Path, *, moves: bool) -> int:
+        """1 when there is a file at `place`, 0 if that takes too long; meanwhile something moves or not."""
+        for _ in range(3000):
+            if place.exists():
+                return 1
+            if moves:
+                uploading.mark()
+            time.sleep(0.01)
+        return 0
+
     def finish(self) -> Done:
+        made.sent("put", 1000)
         return Done(self._handled, os.getpid())
 
     def close(self) -> None:
@@ -198,3 +217,66 @@ def test_the_work_is_given_up_when_it_is_left() -> None:
         for _ in pool.run(Job(number, "sleep") for number in range(1000)):
             raise KeyboardInterrupt
     assert time.monotonic() - started < 20
+
+
+def listen(pool: Pool[Job, Done], seconds: float, place: Path, heard: list[bool]) -> threading.Thread:
+    """Ends the job at hand, by a file at `place`, when something was heard of it or the time is up."""
+
+    def wait() -> None:
+        before, end = pool.moved_ns, time.monotonic() + seconds
+        while pool.moved_ns == before and time.monotonic() < end:
+            time.sleep(0.01)
+        heard.append(pool.moved_ns != before)
+        place.touch()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_worker_that_is_slow_is_heard_of(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("smsnapd.engine.pool.PULSE_S", 0.02)
+    heard: list[bool] = []
+    with Pool[Job, Done](Task(), workers) as pool:
+        thread = listen(pool, 25, tmp_path / "now", heard)
+        (result,) = pool.run([Job(1, "move", bytes(tmp_path / "now"))])
+        thread.join()
+        pool.finish()
+    assert heard == [True]
+    assert result.number == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_of_a_worker_that_hangs_nothing_is_heard(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that whoever watches the daemon sees it, and starts it anew."""
+    monkeypatch.setattr("smsnapd.engine.pool.PULSE_S", 0.02)
+    heard: list[bool] = []
+    with Pool[Job, Done](Task(), workers) as pool:
+        thread = listen(pool, 0.5, tmp_path / "now", heard)
+        list(pool.run([Job(1, "hang", bytes(tmp_path / "now"))]))
+        thread.join()
+    assert heard == [False]
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_what_is_asked_of_stores_is_counted_whoever_asks(workers: int) -> None:
+    made.sent("list", 0)  # before a fork: not to be counted again
+    before = made.total()
+    with Pool[Job, Done](Task(), workers) as pool:
+        list(pool.run(Job(number, "ask") for number in range(20)))
+        assert made.total() - before == Requests(get=20, bytes_up=20, bytes_down=200)
+        pool.finish()
+    ends = max(workers, 1)
+    assert made.total() - before == Requests(put=ends, get=20, bytes_up=20 + 1000 * ends, bytes_down=200)
+
+
+def test_what_was_asked_before_an_error_is_counted() -> None:
+    before = made.total()
+    with Pool[Job, Done](Task(), 1) as pool, pytest.raises(DamageError):
+        list(pool.run([Job(0, "ask"), Job(1, "ask"), Job(2, "damage")]))
+    assert (made.total() - before).get == 2
