@@ -2,6 +2,7 @@
 # make test    the tests
 # make lint    ruff, mypy --strict, import-linter
 # make wheels-check    wheels of everything smsnapd needs exist for manylinux2014
+# make wheelhouse      smsnapd's wheel and those, in WHEELHOUSE=wheelhouse, for notebooks without a way to PyPI
 # Each makes .venv first if it is not there. PYTHON=… picks the interpreter, PYTEST=… adds to pytest's options.
 
 SHELL := /bin/bash
@@ -13,7 +14,9 @@ PYTHON ?=
 PYTEST ?=
 WHEEL_PYTHONS := 3.11 3.12 3.13
 
-.PHONY: demo test lint format wheels-check clean
+WHEELHOUSE ?= wheelhouse
+
+.PHONY: demo test lint format wheels-check wheelhouse clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/smsnap demo
@@ -40,6 +43,17 @@ wheels-check: $(VENV)/bin/python
 			--python-version $$version --dest "$$directory/$$version" --requirement "$$requirements"; \
 		echo "Python $$version: $$(ls "$$directory/$$version" | wc -l) wheels for manylinux2014 x86_64, $$(du -sh "$$directory/$$version" | cut -f1)"; \
 	done
+
+# For on-start: aws s3 cp --recursive wheelhouse s3://bucket/smsnapd/. Whatever else lies there stays, as a
+# standalone Python does (cpython-*-x86_64-unknown-linux-gnu-install_only.tar.gz).
+wheelhouse: $(VENV)/bin/python
+	@mkdir -p $(WHEELHOUSE); rm -f $(WHEELHOUSE)/*.whl
+	$(PIP) wheel --no-deps --wheel-dir $(WHEELHOUSE) .
+	@for version in $(WHEEL_PYTHONS); do \
+		$(PIP) download --only-binary=:all: --platform manylinux2014_x86_64 --implementation cp \
+			--python-version $$version --dest $(WHEELHOUSE) $(WHEELHOUSE)/smsnapd-*.whl; \
+	done
+	@echo "$(WHEELHOUSE): $$(ls $(WHEELHOUSE)/*.whl | wc -l) wheels for Python $(WHEEL_PYTHONS), $$(du -sh $(WHEELHOUSE) | cut -f1)"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,37 +1,22 @@
 """The unit under a real systemd, booted in a container over an overlay of this machine's root file system."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import smsnapd
 from smsnapd.cli.install import unit_text
+from tests.e2e.container import MARKS, Container, booted, eventually, fresh_root, workplace
 from tests.e2e.transcript import PASSPHRASE
 
-PATIENCE_S = float(os.environ.get("SMSNAP_TEST_PATIENCE_S", "180"))
 PLACE = Path("/opt/smsnapd-test")
 """Inside; not below /tmp and /run, which the container mounts anew."""
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.slow,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        shutil.which("systemd-nspawn") is None, reason="needs systemd-nspawn (systemd-container)"
-    ),
-    pytest.mark.skipif(
-        sys.executable.startswith(("/tmp/", "/run/")), reason="Python is not seen in a container"
-    ),
-]
+pytestmark = MARKS
 
 CONFIG = """
 [volume]
@@ -51,44 +36,15 @@ check = ""
 DROP_IN = "[Service]\nWatchdogSec=10\nRestartSec=1\nWorkingDirectory=/opt/smsnapd-test\n"
 
 
-def eventually(look: Callable[[], object], what: str, more: Callable[[], str] = str) -> None:
-    """Wait until `look` finds something; `more` is what to show if it never does."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not look():
-        assert time.monotonic() < deadline, f"waited in vain for {what}\n{more()}"
-        time.sleep(0.2)
-
-
 class Machine:
     """A booted container, and the daemon's place in it."""
 
-    def __init__(self, root: Path, nspawn: subprocess.Popen[bytes]) -> None:
-        self.root = root
-        self.place = Path(f"{root}{PLACE}")
+    def __init__(self, container: Container, volume: Path) -> None:
+        self.place = Path(f"{container.root}{PLACE}")
         # A file system of its own, as on a notebook: an overlay's files are not on their directory's device.
-        self.volume = root.parent / "volume"
-        self._nspawn = nspawn
-        self._init = 0
-
-    def boot(self) -> None:
-        """Wait until systemd inside answers."""
-
-        def is_up() -> bool:
-            assert self._nspawn.poll() is None, "the container ended"
-            self._init = next(iter(children_of(self._nspawn.pid)), 0)
-            return bool(self._init) and self.inside("systemctl", "is-active", "basic.target") == "active"
-
-        eventually(is_up, "systemd in the container")
-
-    def inside(self, *command: str) -> str:
-        """What a command prints in there, whatever its status."""
-        done = subprocess.run(
-            ["nsenter", "-t", str(self._init), "-a", *command], capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    def show(self, name: str) -> str:
-        return self.inside("systemctl", "show", "--value", "-p", name, "smsnapd")
+        self.volume = volume
+        self.inside = container.inside
+        self.show = container.show
 
     def smsnap(self, *arguments: str) -> str:
         return self.inside("env", "-C", str(PLACE), str(PLACE / "bin/smsnap"), *arguments)
@@ -112,47 +68,13 @@ class Machine:
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Machine]:
     """A machine with the service installed and nothing running but systemd."""
-    work = Path(tempfile.mkdtemp(prefix="smsnapd-nspawn-", dir="/var/tmp"))
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m", "smsnapd-test", work], check=True)
-    merged = work / "merged"
-    for name in ("upper", "work", "merged", "volume"):
-        (work / name).mkdir()
-    (work / "volume" / "a.txt").write_text("first\n")
-    layers = f"lowerdir=/,upperdir={work}/upper,workdir={work}/work"
-    mounted = subprocess.run(["mount", "-t", "overlay", "smsnapd-test", "-o", layers, merged], check=False)
-    nspawn = None
-    try:
-        if mounted.returncode != 0:
-            pytest.skip("an overlay of the root file system cannot be mounted here")
-        furnish(merged)
-        nspawn = subprocess.Popen(
-            ["systemd-nspawn", "-q", "-D", str(merged), "--boot", "--register=no", "--keep-unit",
-             f"--machine=smsnapd-test-{os.getpid()}", "--console=pipe",
-             f"--bind={work}/volume:{PLACE}/volume", "systemd.unit=basic.target"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        made = Machine(merged, nspawn)
-        made.boot()
-        yield made
-    finally:
-        if nspawn is not None:
-            switch_off(nspawn)
-        if mounted.returncode == 0:
-            subprocess.run(["umount", "-l", merged], check=False)
-        subprocess.run(["umount", "-l", work], check=True)
-        work.rmdir()
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def switch_off(nspawn: subprocess.Popen[bytes]) -> None:
-    """End the container's first process, with which all others end; nspawn's own death would leave them."""
-    if nspawn.poll() is None:
-        for child in children_of(nspawn.pid):
-            os.kill(child, signal.SIGKILL)
-    nspawn.wait()
+    with workplace("512m") as work, fresh_root(work, "machine") as root:
+        volume = work / "volume"
+        volume.mkdir()
+        (volume / "a.txt").write_text("first\n")
+        furnish(root)
+        with booted(root, [(volume, PLACE / "volume")]) as container:
+            yield Machine(container, volume)
 
 
 def furnish(root: Path) -> None:
