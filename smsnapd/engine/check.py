@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
 from smsnapd.engine.history import History, check_link, gap_text
 from smsnapd.engine.progress import Progress
+from smsnapd.engine.remembered import newest_remembered
 from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
-from smsnapd.errors import DamageError, SmsnapError, UsageError
+from smsnapd.errors import DamageError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.manifest import Manifest
-from smsnapd.format.names import DataKeyName, ManifestName
+from smsnapd.format.names import DataKeyName, GarbageName, ManifestName
 from smsnapd.format.record import DataKeyRecord, Keyslot, Lease
 from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
 from smsnapd.repository.access import rosters_in_order
 from smsnapd.repository.contents import ChunkOpener, Fetcher
+from smsnapd.repository.garbage import load_garbage
 from smsnapd.repository.manifests import Recorded
 from smsnapd.state import State
 from smsnapd.store.base import StoreSettings
@@ -32,13 +33,13 @@ class CheckRequest:
     """What to check. `read_data` (n, t): also read the n-th of t shares of the chunks, (1, 1) for all.
 
     `expect_head` is the id, or its beginning, of a snapshot that must be there. `volume` None means all
-    volumes.
+    volumes. `state_dir` None is for a repository as it was, which local state knows more of.
     """
 
     volume: str | None
     read_data: tuple[int, int] | None
     expect_head: str | None
-    state_dir: Path
+    state_dir: Path | None
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class _Check:
 
     def _volumes(self) -> list[str]:
         """The volumes to check: also those that this machine remembers and the repository has not."""
-        remembered = State.volumes_in(self._request.state_dir, self._repository.repository_id)
+        state_dir = self._request.state_dir
+        remembered = State.volumes_in(state_dir, self._repository.repository_id) if state_dir else []
         known = {*self._repository.volumes(), *remembered}
         volume = self._request.volume
         if volume is None:
@@ -173,6 +175,7 @@ class _Check:
         self._lease(volume)
         self._chains(volume)
         self._data_keys(volume)
+        self._garbage(volume)
         self._presence(volume)
         if self._request.read_data is not None:
             self._contents(volume, *self._request.read_data)
@@ -269,6 +272,20 @@ class _Check:
         data = self._store.get(names.data_key_name(*name))
         DataKeyRecord.decode(data, name, repository.id, repository.verify_key_of)
 
+    def _garbage(self, volume: _Volume) -> None:
+        """Lists of what may be deleted must be somebody's who is trusted."""
+        for name in filter(None, map(GarbageName.parse, volume.sizes)):
+            self._try(name.object_name(), self._garbage_list, name)
+
+    def _garbage_list(self, name: GarbageName) -> None:
+        try:
+            loaded = load_garbage(self._repository, name)
+        except WrongKeyError as error:
+            self._notes.append(f"{name.object_name()} was not checked: {error.why}")
+            return
+        if loaded is not None and loaded.is_revoked:
+            self._notes.append(f"{name.object_name()} is a revoked writer's; nothing is deleted by it")
+
     def _presence(self, volume: _Volume) -> None:
         for name, ref in volume.refs.items():
             if name not in volume.sizes:
@@ -302,7 +319,10 @@ class _Check:
 
     def _local(self, volume: _Volume) -> None:
         """What this machine remembers having committed must be there."""
-        newest = self._remembered(volume.name)
+        state_dir = self._request.state_dir
+        if state_dir is None:
+            return
+        newest = newest_remembered(state_dir, self._repository.repository_id, volume.name, self._notes.append)
         if newest is None:
             self._notes.append(
                 f"{volume.name}: this machine remembers no snapshot, so a newest end that was cut off "
@@ -315,15 +335,3 @@ class _Check:
                 names.manifests_prefix(volume.name),
                 f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off",
             )
-
-    def _remembered(self, volume: str) -> tuple[int, str] | None:
-        """Sequence and id of the newest snapshot that this machine made; None if it knows of none."""
-        directory, repository_id = self._request.state_dir, self._repository.repository_id
-        try:
-            if not State.path_of(directory, repository_id, volume).exists():
-                return None
-            with closing(State.open(directory, repository_id, volume)) as state:
-                return state.newest_seen
-        except (SmsnapError, PermissionError) as error:
-            self._notes.append(f"{volume}: {error}")
-            return None

@@ -83,6 +83,19 @@ def decode_segment(
         raise DamageError("read a catalog segment", str(error)) from error
 
 
+def halve_segment(data: bytes) -> tuple[bytes, bytes] | None:
+    """The content of a segment as two, in order, for who cannot use it as it is; None if it has one entry.
+
+    `data` is what `encode_segment` made.
+    """
+    listings = decode_segment(data)
+    count = sum(len(listing.entries) for listing in listings)
+    if count < 2:
+        return None
+    left, right = _halves(listings, count // 2)
+    return encode_segment(left), encode_segment(right)
+
+
 class Order:
     """Holds a stream of listings to catalog order: each behind all that came before it.
 

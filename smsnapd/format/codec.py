@@ -29,12 +29,14 @@ class ObjectType(enum.IntEnum):
     CHUNK = 1
     CATALOG = 2
     MANIFEST = 3
+    GARBAGE = 4
 
 
 CONTENT_LIMITS: Final = {
     ObjectType.CHUNK: 32 * 1024 * 1024,
     ObjectType.CATALOG: 64 * 1024 * 1024,
     ObjectType.MANIFEST: 64 * 1024 * 1024,
+    ObjectType.GARBAGE: 16 * 1024 * 1024,
 }
 """Bytes of the largest content before compression."""
 

@@ -7,6 +7,7 @@ form, for such objects a reader ignores; the functions that build a name expect 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple
 
@@ -49,6 +50,7 @@ _MANIFEST = re.compile(
 _CHUNK = re.compile(rf"volumes/{_VOLUME}/chunks/([0-9a-f]{{2}})/{_hex(32)}-{_hex(16)}")
 _CATALOG = re.compile(rf"volumes/{_VOLUME}/catalogs/{_hex(32)}-{_hex(16)}")
 _DATA_KEY = re.compile(rf"volumes/{_VOLUME}/keys/{_hex(16)}(?:-{_NUMBER})?")
+_GARBAGE = re.compile(rf"volumes/{_VOLUME}/garbage/{_NAME_TIME}-{_hex(8)}")
 _WRITER = re.compile(rf"keys/writers/{_hex(16)}(?:-{_NUMBER})?")
 _KEYSLOT = re.compile(rf"keys/slots/{_hex(8)}")
 _ROSTER = re.compile(rf"keys/roster/{_NUMBER}")
@@ -88,6 +90,12 @@ def format_time_us(time_us: int) -> str:
     return _datetime(time_us).isoformat(timespec="microseconds")[:26] + "Z"
 
 
+def _name_time(time_us: int) -> str:
+    """A time as it stands in object names: `YYYYMMDDTHHMMSSffffffZ`."""
+    moment = _datetime(time_us).isoformat(timespec="microseconds")[:26]
+    return moment.replace("-", "").replace(":", "").replace(".", "") + "Z"
+
+
 def parse_time_us(text: str) -> int | None:
     """Microseconds since the epoch of what `format_time_us` made, None for any other text."""
     return _microseconds(text) if _TIME_TEXT.fullmatch(text) else None
@@ -116,10 +124,9 @@ class ManifestName(NamedTuple):
 
     def object_name(self) -> str:
         """The full name of the manifest's object."""
-        moment = _datetime(self.time_us).isoformat(timespec="microseconds")[:26]
-        compact = moment.replace("-", "").replace(":", "").replace(".", "")
         numbers = f"{_number(self.sequence)}-{_number(self.generation)}"
-        return f"{manifests_prefix(self.volume)}{numbers}-{compact}Z-{self.kind}-{self.snapshot}"
+        moment = _name_time(self.time_us)
+        return f"{manifests_prefix(self.volume)}{numbers}-{moment}-{self.kind}-{self.snapshot}"
 
     @classmethod
     def parse(cls, name: str) -> ManifestName | None:
@@ -160,6 +167,28 @@ class DataKeyName(NamedTuple):
     roster: int | None
 
 
+class GarbageName(NamedTuple):
+    """What a garbage list's name says. `time_us` is microseconds since the epoch, `id` 16 hex digits."""
+
+    volume: str
+    time_us: int
+    id: str
+
+    def object_name(self) -> str:
+        """The full name of the list's object."""
+        return f"{garbage_prefix(self.volume)}{_name_time(self.time_us)}-{self.id}"
+
+    @classmethod
+    def parse(cls, name: str) -> GarbageName | None:
+        """What an object's name says, None if it is not a garbage list's."""
+        match = _GARBAGE.fullmatch(name)
+        if not match:
+            return None
+        volume, seconds, fraction, id_ = match.groups()
+        time_us = _microseconds(f"{seconds}.{fraction}Z")
+        return None if time_us is None else cls(volume, time_us, id_)
+
+
 class WriterName(NamedTuple):
     """What a write key's name says; `roster` as in `DataKeyName`."""
 
@@ -191,6 +220,16 @@ def catalogs_prefix(volume: str) -> str:
 def data_keys_prefix(volume: str) -> str:
     """What all names of data keys of a volume begin with."""
     return f"volumes/{volume}/keys/"
+
+
+def volume_prefix(volume: str) -> str:
+    """What all names of objects of a volume begin with."""
+    return f"volumes/{volume}/"
+
+
+def garbage_prefix(volume: str) -> str:
+    """What all names of garbage lists of a volume begin with; sorted, they are in order of time."""
+    return f"volumes/{volume}/garbage/"
 
 
 def chunk_name(volume: str, name_hash: bytes, key_id: bytes) -> str:
@@ -273,3 +312,22 @@ def parse_roster_name(name: str) -> int | None:
 def lease_name(volume: str) -> str:
     """The name of a volume's lease."""
     return f"volumes/{volume}/lease"
+
+
+Disposable = ManifestName | ChunkName | CatalogName | DataKeyName
+"""What a garbage list may name."""
+
+
+def parse_disposable(name: str) -> Disposable | None:
+    """What the name of a chunk, catalog segment, data key or manifest says; None for any other name."""
+    kind = name.split("/", 3)[2:3]
+    parse = _DISPOSABLE.get(kind[0]) if kind else None
+    return parse(name) if parse else None
+
+
+_DISPOSABLE: Final[dict[str, Callable[[str], Disposable | None]]] = {
+    "chunks": parse_chunk_name,
+    "catalogs": parse_catalog_name,
+    "keys": parse_data_key_name,
+    "manifests": ManifestName.parse,
+}

@@ -37,7 +37,8 @@ class Fetcher:
         try:
             data = self._store.get(name)
         except ObjectMissingError as error:
-            raise DamageError(f"read {name}", "the object is missing") from error
+            hint = "if a prune has removed its snapshot meanwhile, take another one; else run `smsnap check`"
+            raise DamageError(f"read {name}", "the object is missing", hint) from error
         self.fetched_bytes += len(data)
         return data
 

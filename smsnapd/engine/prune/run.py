@@ -1,0 +1,237 @@
+"""One prune: volume by volume, lists and manifests read, garbage marked, what is ripe swept."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from smsnapd.engine.history import History
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.prune.lists import Lists, read_lists
+from smsnapd.engine.prune.marking import Marker
+from smsnapd.engine.prune.plan import Fate, Plan, Standing
+from smsnapd.engine.prune.references import HINT, References
+from smsnapd.engine.prune.report import Amount, PruneReport, PruneRequest, VolumePruned
+from smsnapd.engine.prune.sweep import Sweep
+from smsnapd.engine.remembered import newest_remembered
+from smsnapd.engine.spool import Spool
+from smsnapd.errors import DamageError, DeniedError, LockedError, SmsnapError, StoreError, UsageError
+from smsnapd.format import names
+from smsnapd.format.names import parse_disposable
+from smsnapd.repository import Repository
+from smsnapd.repository.lease import Lease
+from smsnapd.repository.manifests import Listed, list_manifests
+from smsnapd.store.base import ObjectInfo
+
+WORKING_FILES: Final = Path("/var/tmp")
+"""A place on disk: /tmp may be memory."""
+
+log = logging.getLogger(__name__)
+
+
+def run_prune(repository: Repository, request: PruneRequest, progress: Progress) -> PruneReport:
+    """List what nothing refers to, and delete what was listed longer ago than the grace period.
+
+    A volume that cannot be pruned is reported with its error, and the others are pruned all the same.
+    Raises UsageError for a volume that is not there, and StoreError if the store cannot be reached. May be
+    cut off at any moment, and run at the same time as backups, restores and other prunes.
+    """
+    pruned: list[VolumePruned] = []
+    for volume in _volumes(repository, request):
+        try:
+            pruned.append(_Prune(repository, volume, request, progress).go())
+        except StoreError as error:
+            if error.transient or request.volume is not None:
+                raise
+            pruned.append(VolumePruned(volume, error=error))
+        except SmsnapError as error:
+            pruned.append(VolumePruned(volume, error=error))
+    return PruneReport(tuple(pruned))
+
+
+def _volumes(repository: Repository, request: PruneRequest) -> list[str]:
+    volume = request.volume
+    if volume is None:
+        return repository.volumes()
+    names.check_volume_name(volume)
+    if not any(True for _ in repository.store.list(names.volume_prefix(volume))):
+        raise UsageError(f"prune volume {volume}", "the repository does not hold it")
+    return [volume]
+
+
+class _Prune:
+    """One volume's."""
+
+    def __init__(
+        self, repository: Repository, volume: str, request: PruneRequest, progress: Progress
+    ) -> None:
+        self._repository = repository
+        self._store = repository.store
+        self._volume = volume
+        self._request = request
+        self._progress = progress
+        self._references = References(repository, volume)
+        self._notes: list[str] = []
+        self._done = VolumePruned(volume)
+
+    def go(self) -> VolumePruned:
+        """Look at everything, put what is new on lists, delete what is ripe."""
+        now_s = self._store.now()
+        # The lists first: what they tell of the newest manifest must be in the listing of manifests.
+        lists = read_lists(self._repository, self._volume, now_s, self._request.grace_s)
+        self._done = replace(self._done, refused=tuple(lists.refused))
+        self._read_manifests(list_manifests(self._repository, self._volume))
+        for known in lists.known:
+            self._references.check_head(known.head)
+        plan = Plan(self._references.needs, lists.waiting, lists.ripe)
+        with closing(Spool(ObjectInfo, WORKING_FILES)) as new:
+            self._look(plan, new)
+            if not self._request.dry_run:
+                self._mark(new, lists)
+        if self._request.dry_run:
+            self._done = replace(self._done, may_delete=self._may_delete())
+        else:
+            self._sweep(lists, plan)
+            self._abandon_uploads(now_s)
+        return replace(self._done, notes=(*lists.notes, *self._notes))
+
+    # --- looking
+
+    def _read_manifests(self, listed: Listed) -> None:
+        """Learn what is needed."""
+        self._check_newest(listed)
+        self._progress.phase(f"read the manifests of {self._volume}", files=len(listed.counting))
+        self._references.read(listed, lambda: self._progress.advance(files=1))
+
+    def _check_newest(self, listed: Listed) -> None:
+        """What this machine remembers having committed must be there, or else its chunks would go too."""
+        directory = self._request.state_dir
+        if directory is None:
+            return
+        newest = newest_remembered(directory, self._repository.repository_id, self._volume, self._note)
+        known = {(name.sequence, name.snapshot) for name in (*listed.counting, *listed.fenced)}
+        if newest is not None and newest not in known:
+            why = f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off"
+            raise DamageError(f"read {names.manifests_prefix(self._volume)}", why, HINT)
+
+    def _look(self, plan: Plan, new: Spool[ObjectInfo]) -> None:
+        """Look at every object; `new` gets what nothing refers to and no list names."""
+        self._progress.phase(f"look at the objects of {self._volume}")
+        amounts = dict.fromkeys(Fate, Amount())
+        for info in self._store.list(names.volume_prefix(self._volume)):
+            item = parse_disposable(info.name)
+            if item is not None:
+                fate = plan.fate(info.name, item, info.size)
+                amounts[fate] = amounts[fate].plus(info.size)
+                if fate is Fate.NEW:
+                    new.add(info)
+            self._progress.advance(files=1)
+        waiting, ripe = amounts[Fate.WAITING], amounts[Fate.RIPE]
+        if self._request.dry_run:
+            listed = amounts[Fate.NEW]
+            self._done = replace(self._done, listed=listed, deleted=ripe, waiting=_sum(waiting, listed))
+        else:
+            self._done = replace(self._done, waiting=_sum(waiting, ripe))
+
+    # --- marking
+
+    def _mark(self, new: Spool[ObjectInfo], lists: Lists) -> None:
+        """Put what is new on lists, under the lease: nobody is at work then who would refer to it yet.
+
+        The lease is held for this alone, and not while everything is looked at.
+        """
+        try:
+            lease = Lease.take(self._store, self._repository.id, self._volume)
+        except LockedError as error:
+            self._note(f"nothing was listed, for {error.why}; its own prune lists what is garbage")
+        else:
+            try:
+                marker = self._mark_under(lease, new)
+            finally:
+                lease.release()
+            waiting = _sum(self._done.waiting, marker.amount)
+            self._done = replace(self._done, marked=True, listed=marker.amount, waiting=waiting)
+            self._tell_waiting([*lists.times_us(Standing.WAITING), *marker.listed_us])
+            return
+        self._tell_waiting(lists.times_us(Standing.WAITING))
+
+    def _mark_under(self, lease: Lease, new: Spool[ObjectInfo]) -> Marker:
+        """Learn what has been committed since everything was looked at, and list the rest."""
+        listed = list_manifests(self._repository, self._volume)
+        lease.rise_above(History(self._repository, self._volume, listed).highest_generation)
+        self._references.read(listed, lease.renew)
+        marker = Marker(self._repository, self._volume, self._references, lease)
+        for info in new:
+            item = parse_disposable(info.name)
+            if item is not None and not self._references.needs.covers(item):
+                marker.add(info.name, info.size)
+        marker.finish()
+        return marker
+
+    def _tell_waiting(self, times_us: list[int]) -> None:
+        """When the first of what waits may go."""
+        if times_us and self._done.waiting.objects:
+            until = min(times_us) + int(self._request.grace_s * 1e6)
+            self._done = replace(self._done, waiting_until_us=min(until, names.TIME_MAX_US))
+
+    # --- sweeping
+
+    def _sweep(self, lists: Lists, plan: Plan) -> None:
+        self._progress.phase(f"delete from {self._volume}")
+        with Sweep(self._repository, plan, lambda size: self._progress.advance(files=1, bytes=size)) as sweep:
+            try:
+                for known in lists.standing_as(Standing.VOID):
+                    sweep.forget(known.name)
+                ripe = lists.standing_as(Standing.RIPE, Standing.SPENT)
+                swept = [known for known in ripe if sweep.sweep(known.name)]
+                sweep.sweep_data_keys()
+                for known in swept:
+                    if known.standing is Standing.SPENT and not sweep.kept:
+                        sweep.forget(known.name)
+                may_delete = self._may_delete()
+            except DeniedError as error:
+                log.info("%s", error)
+                may_delete = False
+        gone, before = sweep.amount, self._done.waiting
+        self._done = replace(
+            self._done,
+            deleted=gone,
+            kept=sweep.kept,
+            waiting=Amount(before.objects - gone.objects, before.bytes - gone.bytes),
+            may_delete=may_delete,
+        )
+        if not may_delete:
+            self._note(
+                "nothing may be deleted from here; what is listed is for `smsnap prune` elsewhere, run by"
+                " somebody who may (for S3: `smsnap iam-policy pruner`)"
+            )
+
+    def _may_delete(self) -> bool:
+        try:
+            self._store.try_delete(names.volume_prefix(self._volume))
+        except DeniedError:
+            return False
+        return True
+
+    def _abandon_uploads(self, now_s: float) -> None:
+        """What unfinished uploads left below the volume; ours are of one request, so none is ours."""
+        if not self._done.may_delete:
+            return
+        try:
+            count = self._store.abandon_uploads(
+                names.volume_prefix(self._volume), now_s - self._request.grace_s
+            )
+        except DeniedError as error:
+            self._note(f"unfinished uploads were not looked for: {error.why}")
+            return
+        self._done = replace(self._done, uploads=count)
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+
+
+def _sum(one: Amount, other: Amount) -> Amount:
+    return Amount(one.objects + other.objects, one.bytes + other.bytes)
