@@ -32,6 +32,8 @@ _DURATION = re.compile(r"([0-9]+)\s*([smhdw])")
 _RATE = re.compile(r"([0-9]+)\s*(kB|KB|MB|GB)(?:/s)?")
 _RATE_BYTES = {"kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNIT_S = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_STORAGE_CLASSES = ("", "STANDARD", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR")
+_ARCHIVES = ("GLACIER", "DEEP_ARCHIVE")
 _T = TypeVar("_T")
 
 
@@ -114,6 +116,15 @@ def _rate(place: _Place, value: Any) -> int:
     return int(match[1]) * _RATE_BYTES[match[2]]
 
 
+def _storage_class(place: _Place, value: Any) -> str:
+    """A class of S3 whose objects can be read at once."""
+    if value in _ARCHIVES:
+        why = "a class that can be read at once"
+        raise place.wrong(why, value, "a restore would have to wait for a thaw; the cheapest is GLACIER_IR")
+    parsed: str = _choice(*_STORAGE_CLASSES)(place, value)
+    return parsed
+
+
 def _web_address(place: _Place, value: Any) -> str:
     text = _text(place, value)
     if text and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", text):
@@ -173,7 +184,8 @@ class VolumeConfig:
 class RepositoryConfig:
     """Where it goes. An empty region is the notebook's; an empty endpoint is AWS.
 
-    `upload_limit` is in bytes a second, all processes together; 0 is none.
+    Limits are in bytes a second, all processes together; 0 is none. `storage_class` is for chunks alone, and
+    with `sse` it is S3's: "" leaves them to the bucket.
     """
 
     url: str = _key(_url, "")
@@ -183,6 +195,11 @@ class RepositoryConfig:
     checksums: str = _key(_choice("when_supported", "when_required"), "when_supported")
     ca_bundle: Path | None = _key(_path, None)
     upload_limit: int = _key(_rate, 0)
+    download_limit: int = _key(_rate, 0)
+    storage_class: str = _key(_storage_class, "")
+    sse: str = _key(_choice("", "AES256", "aws:kms"), "")
+    kms_key: str = _key(_text, "")
+    request_payer: bool = _key(_flag, False)
 
 
 @dataclass(frozen=True)
@@ -240,6 +257,13 @@ class TelemetryConfig:
 
 
 @dataclass(frozen=True)
+class RestoreConfig:
+    """What lifecycle scripts bring back to a new volume: "latest", a time, or either behind VOLUME@."""
+
+    at_start: str = _key(_text, "")
+
+
+@dataclass(frozen=True)
 class StateConfig:
     """Where the local cache lies; losing it costs one scan."""
 
@@ -257,6 +281,7 @@ class Config:
     schedule: ScheduleConfig = ScheduleConfig()
     retention: RetentionConfig = RetentionConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    restore: RestoreConfig = RestoreConfig()
     state: StateConfig = StateConfig()
     source: Path | None = None
 
@@ -279,6 +304,7 @@ _SECTIONS: dict[str, type[Any]] = {
     "schedule": ScheduleConfig,
     "retention": RetentionConfig,
     "telemetry": TelemetryConfig,
+    "restore": RestoreConfig,
     "state": StateConfig,
 }
 
@@ -428,6 +454,12 @@ def _check_together(config: Config) -> None:
             f"use encryption.passphrase_command of {source}",
             "passphrase_file is there too, and only one of them can hold",
             "remove one of the two",
+        )
+    if config.repository.kms_key and config.repository.sse != "aws:kms":
+        raise ConfigError(
+            f"use repository.kms_key of {source}",
+            'it is for sse = "aws:kms", which is not set',
+            'write sse = "aws:kms" as well, or remove the key',
         )
     if config.backup.mode == "tar" and config.backup.consistency == "freeze":
         raise ConfigError(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.options import verb
+from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.paths import volume_path
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text, utc_text
@@ -43,6 +43,7 @@ smsnap cat "@2h ago" data/table.csv > table-before.csv
 @click.argument("path", default="")
 @click.option("-l", "long", is_flag=True, help="Mode, owner, size and time too.")
 @click.option("-R", "--recursive", is_flag=True, help="What lies below, too.")
+@repository_at
 def ls(snapshot: str, path: str, long: bool, recursive: bool) -> int:
     r"""List what a snapshot holds: a directory's entries, or one path.
 
@@ -99,6 +100,7 @@ def _entry_object(path: bytes, entry: Entry) -> dict[str, Any]:
 @verb("cat", examples=CAT_EXAMPLES)
 @click.argument("snapshot")
 @click.argument("path")
+@repository_at
 def cat(snapshot: str, path: str) -> int:
     """Write a file of a snapshot to standard output.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.options import verb
+from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.session import Session
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.telemetry.sizes import size_text
@@ -25,7 +25,8 @@ smsnap check --expect-head 3f9a1c…   that the newest snapshot is, or follows, 
 """
 REPORT = """
 {"ok": true or false, "findings": [{"object", "problem"}], "fenced": [name],
- "snapshots", "objects", "bytes_read", "opened": true or false, "notes": [text]}
+ "snapshots", "objects", "bytes_read", "opened": true or false, "notes": [text],
+ "requests": {"put", "get", "list", "head", "delete", "bytes_up", "bytes_down"}}
 "opened" says whether contents were opened, for which the passphrase is needed
 """
 
@@ -39,6 +40,7 @@ REPORT = """
     help="Read contents too: all, or the Nth of T parts.",
 )
 @click.option("--expect-head", metavar="ID", help="A snapshot that the newest one must be, or follow.")
+@repository_at
 def check(read_data: str | None, expect_head: str | None) -> int:
     """Verify the chains, that every object is there, and with --read-data what is in them.
 
@@ -53,7 +55,7 @@ def check(read_data: str | None, expect_head: str | None) -> int:
         volume=session.named_volume or None,
         read_data=data_part(read_data) if read_data else None,
         expect_head=expect_head,
-        state_dir=session.state_dir,
+        state_dir=None if session.options.repository_at else session.state_dir,  # it knows of later ones
     )
     with session.repository(contents=False) as repository, session.progress() as progress:
         report = run_check(repository, session.settings, request, progress)
@@ -84,9 +86,12 @@ def _report(session: Session, report: CheckReport) -> None:
                 "bytes_read": report.bytes_read,
                 "opened": report.opened,
                 "notes": list(report.notes),
+                "requests": output.requests_object(session.requests),
             }
         )
         return
+    if session.options.verbose:
+        output.tell_requests(session.requests)
     for item in report.findings:
         output.line(f"damaged: {item.object}: {item.problem}")
     if session.options.quiet:

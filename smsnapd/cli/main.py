@@ -24,7 +24,11 @@ VERBS = {
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a plain tar archive."),
     "check": ("check", "Look for damage in the repository."),
+    "prune": ("prune", "Remove what no recovery point refers to."),
+    "cost": ("cost", "Estimate what a month of an S3 repository costs."),
     "status": ("status", "Show what the daemon is doing, how old the last recovery point is."),
+    "doctor": ("doctor", "Say what is wrong with this machine's set-up, and how to mend it."),
+    "iam-policy": ("iam_policy", "Print the least IAM policy of a writer, pruner, restorer or auditor."),
     "install": ("install", "Make the daemon a systemd service, and start it."),
     "uninstall": ("install", "Stop the daemon and remove its service."),
     "key": ("key", "Show the repository's keys; write the daemon's key file."),
@@ -47,7 +51,7 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"smsnapd.cli.{VERBS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name)
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -24,6 +24,7 @@ class Options:
     json: bool = False
     quiet: bool = False
     verbose: int = 0
+    repository_at: str | None = None
 
     @property
     def verbosity(self) -> int:
@@ -53,6 +54,14 @@ _SHARED = (
     _option("-q", "--quiet", is_flag=True, help="Say nothing but errors and what was asked for."),
     _option("-v", "--verbose", count=True, help="Say more; twice for details. Errors come with a traceback."),
 )
+
+
+repository_at = _option(
+    "--repository-at",
+    metavar="TIME",
+    help="Read a versioned S3 bucket as it was at TIME, deleted objects too.",
+)
+"""For verbs that only read the repository."""
 
 
 def shared_options(command: _F) -> _F:

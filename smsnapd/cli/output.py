@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from smsnapd.cli.times import utc_text
 from smsnapd.errors import SmsnapError, TargetError
 from smsnapd.model import path_text
 from smsnapd.telemetry.plain import plain
+from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import SnapshotSummary
     from smsnapd.format.manifest import Issue
+    from smsnapd.store.counting import Requests
 
 
 class OutputClosed(Exception):  # noqa: N818
@@ -88,6 +92,30 @@ def complain(error: SmsnapError, *, as_json: bool, name: str = "") -> None:
 def issue_objects(issues: Iterable[Issue]) -> list[dict[str, str]]:
     """`[{"path", "reason"}]`."""
     return [{"path": path_text(issue.path), "reason": issue.reason} for issue in issues]
+
+
+def requests_object(requests: Requests) -> dict[str, int]:
+    """What was asked of S3 as programs see it."""
+    return msgspec.structs.asdict(requests)
+
+
+def requests_text(requests: Requests) -> str:
+    """What was asked of S3, for people; "" if nothing was."""
+    counts = requests_object(requests)
+    said = [
+        f"{counts[kind]:,} {kind.upper()}"
+        for kind in ("put", "get", "list", "head", "delete")
+        if counts[kind]
+    ]
+    sizes = f"{size_text(requests.bytes_up)} up, {size_text(requests.bytes_down)} down"
+    return f"{', '.join(said)}; {sizes}" if said else ""
+
+
+def tell_requests(requests: Requests) -> None:
+    """Say on standard error what was asked of S3, if anything was."""
+    text = requests_text(requests)
+    if text:
+        print(f"smsnap: asked of S3: {text}", file=sys.stderr)
 
 
 def snapshot_object(snapshot: SnapshotSummary) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.options import verb
+from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.paths import volume_path
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text
@@ -33,7 +33,8 @@ smsnap restore --target /mnt/new --snapshot 3f9a --map-user 500:1000
 """
 REPORT = """
 {"snapshot", "target", "files", "bytes", "fetched_bytes", "skipped",
- "not_restored": [{"path", "reason"}], "notes": [text]}
+ "not_restored": [{"path", "reason"}], "notes": [text],
+ "requests": {"put", "get", "list", "head", "delete", "bytes_up", "bytes_down"}}
 and with --dry-run "would": [text]
 progress on standard error, as `smsnap backup --help` has it
 """
@@ -56,6 +57,7 @@ progress on standard error, as `smsnap backup --help` has it
     "--map-user", "users", multiple=True, metavar="OLD:NEW", help="Give OLD's files to NEW; names or numbers."
 )
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be.")
+@repository_at
 def restore(
     paths: tuple[str, ...],
     target: str,
@@ -144,8 +146,11 @@ def _report(
     session: Session, snapshot: SnapshotSummary, request: RestoreRequest, outcome: RestoreOutcome
 ) -> None:
     if session.options.json:
-        output.document(_outcome_object(snapshot, request, outcome))
+        requests = {"requests": output.requests_object(session.requests)}
+        output.document({**_outcome_object(snapshot, request, outcome), **requests})
         return
+    if session.options.verbose:
+        output.tell_requests(session.requests)
     for text in outcome.would:
         output.line(text)
     for issue in outcome.not_restored:

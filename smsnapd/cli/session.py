@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from smsnapd.daemon.passphrase import find_passphrase
 from smsnapd.errors import UsageError
 from smsnapd.instance import read_notebook
 from smsnapd.store.base import StoreSettings
+from smsnapd.store.counting import Requests, made
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
@@ -38,6 +40,7 @@ class Session:
     def __init__(self, options: Options) -> None:
         forbid_core_dumps()  # from here on there may be keys in memory
         self.options = options
+        self._made_before = made.total()
         telemetry.set_up_logging(options.verbosity, sys.stderr)
 
     @classmethod
@@ -59,7 +62,14 @@ class Session:
     @property
     def settings(self) -> StoreSettings:
         """Where the repository is; UsageError if nothing says it."""
-        return protection.store_settings(self.config, self._notebook)
+        settings = protection.store_settings(self.config, self._notebook)
+        at = self.options.repository_at
+        return replace(settings, as_of_s=_moment(at) / 1e6) if at else settings
+
+    @property
+    def requests(self) -> Requests:
+        """What was asked of S3 so far, by this process and its workers."""
+        return made.total() - self._made_before
 
     @property
     def state_dir(self) -> Path:

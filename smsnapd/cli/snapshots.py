@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.options import verb
+from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text
 from smsnapd.errors import DamageError, SmsnapError
@@ -34,6 +34,7 @@ _HEADER = ("ID", "TIME", "KIND", "MODE", "FILES", "SIZE", "STORED", "COMPLETE", 
 
 @verb("snapshots", examples=EXAMPLES, report=REPORT)
 @click.option("--all", "every", is_flag=True, help="Of every volume, not of this machine's alone.")
+@repository_at
 def snapshots(every: bool) -> int:
     """List the recovery points: time, kind, mode, files, bytes, stored bytes, completeness.
 

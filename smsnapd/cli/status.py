@@ -15,10 +15,11 @@ from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text
 from smsnapd.errors import SmsnapError
+from smsnapd.store.counting import Requests
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
-    from smsnapd.daemon.status import Status
+    from smsnapd.daemon.status import RequestsStatus, Status
 
 _WATCH_S = 1.0
 EXAMPLES = """
@@ -30,10 +31,11 @@ REPORT = """
 {"state", "since", "volume", "path", "running": true or false, "last_recovery_point": {"id",
  "time", "kind"} or null, "age_s", "pending": {"directories", "subtrees", "since", "rescan"},
  "watcher": {"kind", "reason", "healthy"} or null, "gaps": [{"time", "reason"}],
- "next_runs": {"incremental", "rescan", "full", "check", "retry"}, "last_error": {"what", "why",
+ "next_runs": {"incremental", "rescan", "full", "check", "prune", "retry"}, "last_error": {"what", "why",
  "hint", "time", "since", "failures"} or null, "configuration_error", "run", "last_run",
- "last_check", "repository": {"url", "objects", "stored_bytes", "counted"}, "pid", "version",
- "updated"}
+ "telemetry_errors", "last_check", "repository": {"url", "objects", "stored_bytes", "counted"},
+ "requests": {"month", "since", "put", "get", "list", "head", "delete", "bytes_up",
+ "bytes_down"} or null, "pid", "version", "updated"}
 "state" is starting, idle, waiting (changes are pending), running, failing, stopping or stopped
 with --watch one such document a line
 """
@@ -118,13 +120,20 @@ def _lines(found: Status, is_running: bool) -> list[str]:
             lines.append(f"           {error.hint}")
     if found.configuration_error:
         lines.append(f"not used:  the new configuration: {found.configuration_error}")
+    lines.extend(f"trouble:   {text}" for text in found.telemetry_errors)
     if found.last_check is not None:
         verdict = f"{found.last_check.findings} damaged" if found.last_check.findings else "no damage found"
         lines.append(f"checked:   {_local(found.last_check.time)}, {verdict}")
+    if found.requests is not None and (asked := output.requests_text(_requests(found.requests))):
+        lines.append(f"asked:     {asked}, in {found.requests.month}")
     if found.repository.stored_bytes is not None:
         size = size_text(found.repository.stored_bytes)
         lines.append(f"stored:    {size} in {found.repository.objects:,} objects, all volumes together")
     return lines
+
+
+def _requests(status: RequestsStatus) -> Requests:
+    return Requests(**{name: getattr(status, name) for name in Requests.__struct_fields__})
 
 
 def _live_lines(found: Status) -> list[str]:

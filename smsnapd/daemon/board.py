@@ -51,6 +51,8 @@ class Board:
         self._lock = threading.RLock()
         self._written_s = -float("inf")
         self._has_complained = False
+        self._troubles: dict[str, str] = {}
+        self._saw: Callable[[Status], None] = lambda _: None
         now = utc_text(clock())
         self._status = Status(
             state="starting",
@@ -72,6 +74,12 @@ class Board:
     def now_text(self) -> str:
         """This moment, for the status."""
         return utc_text(self._clock())
+
+    def show_to(self, saw: Callable[[Status], None]) -> None:
+        """Have `saw` called with every status that is published; it must be quick and not raise."""
+        with self._lock:
+            self._saw = saw
+            saw(self.status)
 
     def use(self, plan: Plan) -> None:
         """Another configuration holds."""
@@ -116,9 +124,18 @@ class Board:
             since = before.since if before is not None and failures > 1 else now
             self.change(last_error=Failure(error.what, error.why, error.hint, now, since, failures))
 
+    def trouble(self, key: str, text: str | None) -> None:
+        """Something beside the work does not work; None: it works. The key names it."""
+        with self._lock:
+            self._troubles.pop(key, None)
+            if text is not None:
+                self._troubles[key] = text
+            self.change(telemetry_errors=tuple(self._troubles[name] for name in sorted(self._troubles)))
+
     def _publish(self) -> None:
         self._written_s = self._monotonic()
         self._notifier.status(summary(self._status))
+        self._saw(self._status)
         try:
             write_status(self._directory, self.status, _owner(self._status.path))
             self._has_complained = False
@@ -140,6 +157,7 @@ def summary(status: Status) -> str:
     pieces.append(f"last recovery point {point.time}" if point else "no recovery point yet")
     if status.configuration_error:
         pieces.append(f"the new configuration is not used: {status.configuration_error}")
+    pieces.extend(status.telemetry_errors)
     return "; ".join(pieces)
 
 

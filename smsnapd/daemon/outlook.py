@@ -6,6 +6,7 @@ import logging
 import time
 from typing import Any, Final
 
+from smsnapd.daemon.calendars import Calendars
 from smsnapd.daemon.pace import Retry
 from smsnapd.daemon.schedule import Calendar
 from smsnapd.daemon.status import GapStatus, NextRuns, Pending, WatcherStatus, utc_text
@@ -15,15 +16,15 @@ _GAPS: Final = 20
 _log = logging.getLogger(__name__)
 
 
-def outlook(watching: Watching | None, retry: Retry, full: Calendar, check: Calendar) -> dict[str, Any]:
+def outlook(watching: Watching | None, retry: Retry, calendars: Calendars) -> dict[str, Any]:
     """The fields `pending`, `next_runs`, `watcher` and `gaps` of the status, as of now."""
     if watching is None:
-        return {"pending": Pending(), "next_runs": _next_runs(None, retry, full, check), "watcher": None}
+        return {"pending": Pending(), "next_runs": _next_runs(None, retry, calendars), "watcher": None}
     counts = watching.pending
     since = _at(counts.first_event_s) if counts.directories or counts.subtrees else None
     return {
         "pending": Pending(counts.directories, counts.subtrees, since, watching.rescan_s <= time.monotonic()),
-        "next_runs": _next_runs(watching, retry, full, check),
+        "next_runs": _next_runs(watching, retry, calendars),
         "watcher": WatcherStatus(watching.kind, watching.reason, watching.is_healthy),
         "gaps": tuple(GapStatus(_second(gap.time_ns / 1e9), gap.reason) for gap in watching.gaps[-_GAPS:]),
     }
@@ -41,15 +42,20 @@ def tell_changes(before: WatcherStatus | None, after: dict[str, Any], gaps: tupl
             _log.warning("events were lost: %s; everything is scanned again", gap.reason)
 
 
-def _next_runs(watching: Watching | None, retry: Retry, full: Calendar, check: Calendar) -> NextRuns:
+def _next_runs(watching: Watching | None, retry: Retry, calendars: Calendars) -> NextRuns:
     due_s = watching.due_s() if watching else None
     return NextRuns(
         incremental=None if due_s is None else _at(due_s),
         rescan=_at(watching.rescan_s) if watching else None,
-        full=None if full.next_s is None else _second(full.next_s),
-        check=None if check.next_s is None else _second(check.next_s),
+        full=_of(calendars.full),
+        check=_of(calendars.check),
+        prune=_of(calendars.prune),
         retry=None if retry.at_s is None else _at(retry.at_s),
     )
+
+
+def _of(calendar: Calendar) -> str | None:
+    return None if calendar.next_s is None else _second(calendar.next_s)
 
 
 def _at(monotonic_s: float) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 from smsnapd.config import Config, Overrides, load
 from smsnapd.daemon import protection
 from smsnapd.daemon.pace import Pace
 from smsnapd.daemon.schedule import Calendar
 from smsnapd.engine.snapshot import BackupRequest
+from smsnapd.errors import ConfigError
 from smsnapd.instance import read_notebook
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.scan import Excludes
@@ -36,10 +38,14 @@ class Plan:
     excludes: Excludes
     stop_s: float
 
-    def calendars(self) -> tuple[Calendar, Calendar]:
-        """Those of full backups and of checks, counted from now."""
+    def calendars(self) -> tuple[Calendar, Calendar, Calendar]:
+        """Those of full backups, of checks and of prunes, counted from now."""
         schedule = self.config.schedule
-        return Calendar(schedule.full, "schedule.full"), Calendar(schedule.check, "schedule.check")
+        return (
+            Calendar(schedule.full, "schedule.full"),
+            Calendar(schedule.check, "schedule.check"),
+            Calendar(schedule.prune, "schedule.prune"),
+        )
 
     def credentials(self, environment: Mapping[str, str]) -> Credentials | None:
         """What opens the repository, read anew; None if nothing names it."""
@@ -69,7 +75,43 @@ def load_plan(file: str | None) -> Plan:
         stop_s=schedule.stop.total_seconds(),
     )
     plan.calendars()
+    _check_metrics_file(plan)
+    _check_ping_url(config)
     return plan
+
+
+def _check_metrics_file(plan: Plan) -> None:
+    """ConfigError if it lies where each writing of it would be a change to back up, without end.
+
+    To leave out the file alone would not do: its directory's times move too.
+    """
+    file = plan.config.telemetry.metrics_file
+    root = Path(os.fsdecode(plan.request.root)).resolve()
+    if file is None or not file.parent.resolve().is_relative_to(root):
+        return
+    inside = file.parent.resolve().relative_to(root)
+    if not any(plan.excludes.matches(f"{place}/") for place in (inside, *inside.parents) if place.name):
+        raise ConfigError(
+            f"use telemetry.metrics_file of {plan.config.source}",
+            f"{file} is in the volume, and every writing of it would be a change to back up",
+            "put it elsewhere, or in a directory that [volume] exclude leaves out",
+        )
+
+
+def _check_ping_url(config: Config) -> None:
+    """ConfigError for an address that could never be asked. It is not shown: it holds a token."""
+    url = config.telemetry.ping_url
+    try:
+        pieces = urlsplit(url)
+        usable = bool(pieces.hostname) and pieces.port != 0 and pieces.username is None and url.isascii()
+    except ValueError:
+        usable = False
+    if url and not usable:
+        raise ConfigError(
+            f"use telemetry.ping_url of {config.source}",
+            "its host or port cannot be understood, or it has a user name or letters beyond ASCII",
+            'write it like "https://example.org/path"',
+        )
 
 
 def runtime_dir(environment: Mapping[str, str]) -> Path:

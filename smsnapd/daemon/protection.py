@@ -18,6 +18,7 @@ from smsnapd.daemon import passphrase
 from smsnapd.errors import UsageError
 from smsnapd.instance import Notebook, default_volume_name
 from smsnapd.store.base import StoreSettings
+from smsnapd.store.pacing import SharedFile, shared_file
 
 if TYPE_CHECKING:
     from smsnapd.engine.backup import BackupRequest
@@ -35,6 +36,8 @@ def store_settings(config: Config, notebook: Notebook | None) -> StoreSettings:
     if not repository.url:
         hint = "give --repository, set SMSNAP_REPOSITORY, or write [repository] url"
         raise UsageError("find the repository", "no URL is configured", hint)
+    is_paced = repository.upload_limit or repository.download_limit
+    pace = shared_file(state_dir(config)) if is_paced else SharedFile("")
     return StoreSettings(
         url=repository.url,
         region=repository.region or _region(repository.url, notebook),
@@ -42,6 +45,14 @@ def store_settings(config: Config, notebook: Notebook | None) -> StoreSettings:
         path_style=repository.path_style,
         checksums=repository.checksums,
         ca_bundle=str(repository.ca_bundle or ""),
+        upload_bytes_s=repository.upload_limit,
+        pace_file=pace.path,
+        pace_owner=pace.owner,
+        download_bytes_s=repository.download_limit,
+        storage_class=repository.storage_class,
+        sse=repository.sse,
+        kms_key=repository.kms_key,
+        request_payer=repository.request_payer,
     )
 
 
@@ -115,6 +126,7 @@ def backup_request(config: Config, volume: str) -> BackupRequest:
         state_dir=state_dir(config),
         consistency=config.backup.consistency,
         level=config.backup.compression_level,
+        grace_s=config.retention.grace.total_seconds(),
     )
 
 

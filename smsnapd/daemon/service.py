@@ -16,16 +16,22 @@ from typing import Final
 from smsnapd.daemon.agenda import Agenda, Demand
 from smsnapd.daemon.board import Board
 from smsnapd.daemon.control import ControlServer
+from smsnapd.daemon.exposing import Exposure
+from smsnapd.daemon.measuring import Measuring
 from smsnapd.daemon.notify import Notifier
 from smsnapd.daemon.plan import Plan, load_plan
 from smsnapd.daemon.runs import Runs
 from smsnapd.daemon.status import Status
-from smsnapd.daemon.worker import Worker, WorkThread
+from smsnapd.daemon.telling import Tellers, Telling
+from smsnapd.daemon.thread import WorkThread
+from smsnapd.daemon.worker import Worker
 from smsnapd.errors import SmsnapError, UsageError
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 _ENDINGS: Final = (signal.SIGTERM, signal.SIGINT)
 _LOCK: Final = "lock"
+_LAST_NOTICES_S: Final = 5.0
+"""How long the last notices may take, if the stop has so much time left."""
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +54,11 @@ class Service:
         self._agenda = Agenda()
         self._board = Board(directory, plan, notifier)
         runs = Runs(plan, environment)
-        self._worker = Worker(plan, self._agenda, self._board, notifier, runs)
+        measuring = Measuring()
+        self._exposure = Exposure(self._board, measuring)
+        self._telling = Telling(environment, self._board.trouble)
+        self._tellers = Tellers(measuring, self._exposure, self._telling)
+        self._worker = Worker(plan, self._agenda, self._board, notifier, runs, self._tellers)
         self._waking, self._woken = socket.socketpair()
         self._waking.setblocking(False)
         self._thread = WorkThread(self._worker, self._worker_ended)
@@ -57,6 +67,8 @@ class Service:
         """Live until a signal ends it; the exit status, 1 if the worker ended by itself."""
         with _signals_to(self._waking.fileno()):
             control = ControlServer(self._directory, self, lambda: owner_of(self._plan))
+            self._board.show_to(self._exposure.saw)
+            self._tellers.use(self._plan)
             self._thread.start()
             self._notifier.ready()
             request = self._plan.request
@@ -128,13 +140,16 @@ class Service:
         self._notifier.stopping(within_s)
         self._agenda.stop(within_s)
         self._thread.join(max(0.0, self._agenda.time_left_s))
-        if not self._thread.is_alive():
-            failed = self._thread.failure is not None
-            self._board.change("stopped", run=None)
-            _log.info("stopped")
-            return 1 if failed else 0
-        _log.warning("stopping before all is committed: %s", self._worker.abandoned() or "a run is cut short")
+        in_time = not self._thread.is_alive()
+        if not in_time:
+            left = self._worker.abandoned() or "a run is cut short"
+            _log.warning("stopping before all is committed: %s", left)
+        self._telling.close(min(_LAST_NOTICES_S, max(0.0, self._agenda.time_left_s)))
         self._board.change("stopped", run=None)
+        self._exposure.close()
+        if in_time:
+            _log.info("stopped")
+            return 1 if self._thread.failure is not None else 0
         # A run cannot be made to end, and need not be: without its manifest it is as if it had never begun.
         # Its worker processes end by themselves when this one does.
         logging.shutdown()

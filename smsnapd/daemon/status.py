@@ -104,6 +104,20 @@ class RepositoryStatus(msgspec.Struct, frozen=True):
     counted: str | None = None
 
 
+class RequestsStatus(msgspec.Struct, frozen=True):
+    """What was asked of S3 in this month of UTC ("2026-11"), and since when that was counted."""
+
+    month: str
+    since: str
+    put: int
+    get: int
+    list: int
+    head: int
+    delete: int
+    bytes_up: int
+    bytes_down: int
+
+
 class NextRuns(msgspec.Struct, frozen=True):
     """When what is due next; None is not foreseen."""
 
@@ -111,11 +125,15 @@ class NextRuns(msgspec.Struct, frozen=True):
     rescan: str | None = None
     full: str | None = None
     check: str | None = None
+    prune: str | None = None
     retry: str | None = None
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """All of it. `since` is when `state` began; `age_s` the last recovery point's age when this was told."""
+    """All of it. `since` is when `state` began; `age_s` the last recovery point's age when this was told.
+
+    `telemetry_errors` say what is beside the work and does not work: metrics, pings, the hook.
+    """
 
     state: StateName
     since: str
@@ -129,10 +147,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     next_runs: NextRuns = NextRuns()
     last_error: Failure | None = None
     configuration_error: str | None = None
+    telemetry_errors: tuple[str, ...] = ()
     run: RunStatus | None = None
     last_run: LastRun | None = None
     last_check: LastCheck | None = None
     repository: RepositoryStatus
+    requests: RequestsStatus | None = None
     pid: int
     version: str
     updated: str

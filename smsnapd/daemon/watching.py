@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, cast
 
 from smsnapd.daemon.plan import Plan
+from smsnapd.engine.looks import Hints as Hinted
 from smsnapd.volume.watch import Counts, Gap, Hints, Watcher
 from smsnapd.volume.watch.hints import EVERYTHING, make_hints
 
@@ -18,10 +19,13 @@ _Kind = Literal["auto", "fanotify", "inotify", "poll"]
 
 
 class Look(NamedTuple):
-    """What was taken for one run. `hints` is None where only a scan of everything will do."""
+    """What was taken for one run. `hints` is None where only a scan of everything will do.
+
+    `gaps` are those known before anything was taken, `began_s` is from then (by the monotonic clock).
+    """
 
     taken: Hints
-    hints: Hints | None
+    hints: Hinted | None
     gaps: int
     began_s: float
 
@@ -110,7 +114,7 @@ class Watching:
     def take(self, *, scan: bool) -> Look:
         """All that is pending, for a run that looks at everything if `scan`, or if it must."""
         gaps = self._count_gaps()
-        began_s = self._clock()
+        began_s, as_of_ns = self._clock(), time.time_ns()
         # Whoever has just written a file and asks for a backup wants it in.
         caught_up = self._catch_up()
         taken = self._watcher.take()
@@ -119,10 +123,12 @@ class Watching:
             caught_up
             and self._scanned_s is not None
             and began_s < self.rescan_s
-            and gaps == self._scanned_gaps
+            and self._count_gaps() == self._scanned_gaps
+            and EVERYTHING not in taken.subtrees
             and self._watcher.is_healthy
         )
-        return Look(taken, taken if believed and not scan else None, gaps, began_s)
+        hints = Hinted(taken.directories, taken.subtrees, as_of_ns) if believed and not scan else None
+        return Look(taken, hints, gaps, began_s)
 
     def committed(self, look: Look) -> None:
         """The run that this was taken for went well."""

@@ -5,139 +5,22 @@ Waits are generous and end as soon as what is waited for is there; no time is as
 
 import json
 import os
-import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from smsnapd.cli.comparison import describe, differences
+from tests.e2e.daemon import PATIENCE_S, SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook, one_line
-
-PATIENCE_S = float(os.environ.get("SMSNAP_TEST_PATIENCE_S", "120"))
-SCHEDULE = '[schedule]\nquiet = "1s"\nincremental = "5s"\nfull = ""\ncheck = ""\n'
-T = TypeVar("T")
-
-
-def eventually(look: Callable[[], T], what: str) -> T:
-    """What `look` returns as soon as that is something."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
-    return found
-
-
-class Daemon:
-    """A notebook with a daemon, and the systemd that listens to it."""
-
-    def __init__(self, notebook: Notebook) -> None:
-        self.notebook = notebook
-        self.run = notebook.place / "run"
-        self.run.mkdir(exist_ok=True)
-        self.log = notebook.place / "log"
-        self.process: subprocess.Popen[bytes] | None = None
-        (notebook.place / "notify").unlink(missing_ok=True)
-        self._systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._systemd.bind(str(notebook.place / "notify"))
-        self.heard: list[str] = []
-        self._listener = threading.Thread(target=self._listen)
-        self._listener.start()
-
-    def _listen(self) -> None:
-        """Hear what comes; an empty message is the end."""
-        while message := self._systemd.recv(65536):
-            self.heard.extend(message.decode().splitlines())
-
-    def start(self) -> None:
-        """Start it and wait until it says that it is ready."""
-        self.heard.clear()
-        environment = self.notebook._environment({})
-        environment.update(
-            NOTIFY_SOCKET=str(self.notebook.place / "notify"),
-            WATCHDOG_USEC="2000000",
-            RUNTIME_DIRECTORY=str(self.run),
-        )
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-m", "smsnapd.daemon.main", "-v"],
-                cwd=self.notebook.place, env=environment, stdin=subprocess.DEVNULL, stderr=log,
-            )  # fmt: skip
-        self.hears("READY=1")
-
-    def hears(self, message: str, times: int = 1) -> None:
-        """Wait until systemd has heard it."""
-
-        def heard() -> bool:
-            assert self.process is not None and self.process.poll() is None, self.log.read_text()
-            return sum(message in line for line in list(self.heard)) >= times
-
-        eventually(heard, message)
-
-    def status(self) -> dict[str, Any]:
-        said = self.notebook.say("status", "--json", RUNTIME_DIRECTORY=str(self.run))
-        found: dict[str, Any] = json.loads(said.out)
-        return found
-
-    def until(self, state: str) -> dict[str, Any]:
-        """Wait for a state."""
-
-        def look() -> dict[str, Any] | None:
-            found = self.status()
-            return found if found["state"] == state else None
-
-        return eventually(look, f"state {state}")
-
-    def say(self, *arguments: str) -> Any:
-        return self.notebook.say(*arguments, RUNTIME_DIRECTORY=str(self.run))
-
-    def send(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal that ends it; its exit status."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(PATIENCE_S)
-
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", str(self.notebook.place / "notify"))
-        self._listener.join()
-        self._systemd.close()
-
-    def snapshots(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.notebook.well("snapshots", "--json").json
-        return found
-
-    def holds(self, name: str, content: str) -> None:
-        """Wait until the last recovery point has this file."""
-        eventually(
-            lambda: self.notebook.say("cat", "latest", name).out == content.encode(), f"{name} in a snapshot"
-        )
-
-    def is_whole(self) -> None:
-        """The chain is unbroken, all of it opens, and the last recovery point is the volume."""
-        report = self.notebook.well("check", "--read-data", "--json").json
-        assert report["ok"] and report["opened"], report
-        snapshots = self.snapshots()
-        assert [item["parent"] for item in snapshots] == [None, *(item["id"] for item in snapshots[:-1])]
-        target = self.notebook.place / "restored"
-        shutil.rmtree(target, ignore_errors=True)
-        self.notebook.well("restore", "--target", str(target))
-        assert differences(describe(self.notebook.volume), describe(target)) == []
 
 
 @pytest.fixture
@@ -364,6 +247,92 @@ def test_a_directory_that_is_moved_in_is_all_there(daemon: Daemon) -> None:
     outside.rename(daemon.notebook.volume / "inside")
     daemon.holds("inside/deep/er/file", "moved in\n")
     assert daemon.end() == 0
+    daemon.is_whole()
+
+
+def metrics(text: str) -> dict[str, float]:
+    """Prometheus text as `name{label="value"}` and values."""
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = "".join(f'{{{key}="{value}"}}' for key, value in sorted(sample.labels.items()))
+            found[sample.name + labels] = sample.value
+    return found
+
+
+def test_metrics_and_the_hook_tell_how_it_goes_while_nobody_answers_pings(daemon: Daemon) -> None:
+    place = daemon.notebook.place
+    with socket.socket() as free, socket.socket() as closed:
+        free.bind(("127.0.0.1", 0))
+        closed.bind(("127.0.0.1", 0))
+        port, nobody = free.getsockname()[1], closed.getsockname()[1]
+    (place / "hook").write_text(
+        'echo "$SMSNAP_EVENT $SMSNAP_RUN $SMSNAP_SNAPSHOT_KIND $SMSNAP_ERROR" >> told'
+    )
+    telemetry = f'[telemetry]\nmetrics_file = "m.prom"\nmetrics_port = {port}\nhook = "sh hook"\n'
+    daemon.notebook.configure(f'{SCHEDULE}{telemetry}ping_url = "http://127.0.0.1:{nobody}/token-1234"\n')
+    daemon.start()
+    daemon.holds("a.txt", "first\n")
+
+    def in_file(name: str, value: float) -> None:
+        def look() -> bool:
+            return (place / "m.prom").exists() and metrics((place / "m.prom").read_text()).get(name) == value
+
+        eventually(look, f"{name} {value}")
+
+    def hook_told(line: str) -> None:
+        eventually(lambda: (place / "told").exists() and line in (place / "told").read_text(), line)
+
+    in_file('smsnapd_state{state="idle"}', 1)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=PATIENCE_S) as answer:
+        scraped = metrics(answer.read().decode())
+    point = daemon.status()["last_recovery_point"]["time"]
+    moment = datetime.fromisoformat(point).timestamp()
+    assert scraped["smsnapd_last_recovery_point_timestamp_seconds"] == moment
+    assert scraped['smsnapd_snapshots_total{kind="full"}'] == 1 and scraped["smsnapd_stored_bytes_total"] > 0
+    assert scraped["smsnapd_watcher_healthy"] == 1
+    hook_told("start backup")
+    hook_told("success backup full")
+    (error,) = eventually(lambda: daemon.status()["telemetry_errors"], "the ping's failure")
+    assert error == "the ping to 127.0.0.1 failed: Connection refused"
+
+    daemon.notebook.repo.rename(place / "away")
+    (daemon.notebook.volume / "a.txt").write_text("second\n")
+    in_file("smsnapd_failing", 1)
+    hook_told("failure backup  cannot ")
+    (place / "away").rename(daemon.notebook.repo)
+    daemon.holds("a.txt", "second\n")
+    hook_told("success backup incremental")
+    in_file("smsnapd_failing", 0)
+
+    daemon.notebook.configure(SCHEDULE + telemetry.replace("m.prom", "n.prom"))
+    daemon.send(signal.SIGHUP)
+    eventually((place / "n.prom").exists, "the other file")
+    eventually(lambda: not daemon.status()["telemetry_errors"], "an end of pings")
+    assert not (place / "m.prom").exists()
+    (daemon.notebook.volume / "a.txt").write_text("third\n")
+    assert daemon.end() == 0
+    left = metrics((place / "n.prom").read_text())
+    assert left['smsnapd_state{state="stopped"}'] == 1 and left["smsnapd_pending_directories"] == 0
+    log = daemon.log.read_text()
+    assert "token" not in log and "Traceback" not in log and log.count("WARNING: the ping to") == 1
+    daemon.is_whole()
+
+
+def test_a_hook_that_hangs_holds_up_neither_backups_nor_the_end(daemon: Daemon) -> None:
+    place = daemon.notebook.place
+    (place / "hook").write_text("echo $$ > pid.new; mv pid.new pid; exec sleep 600")
+    more = SCHEDULE.replace("[schedule]\n", '[schedule]\nstop = "1s"\n')
+    daemon.notebook.configure(more + '[telemetry]\nhook = "sh hook"\n')
+    daemon.start()
+    eventually((place / "pid").exists, "the hook")
+    for number in range(3):
+        (daemon.notebook.volume / "a.txt").write_text(f"{number}\n")
+        daemon.holds("a.txt", f"{number}\n")
+    assert daemon.end() == 0
+    hook = Path("/proc") / (place / "pid").read_text().strip()
+    eventually(lambda: not hook.exists(), "the hook's end")
+    assert "not told" in daemon.log.read_text()
     daemon.is_whole()
 
 

@@ -12,6 +12,7 @@ from smsnapd.engine.restore import RestoreOutcome, RestoreRequest
 from smsnapd.format.manifest import Issue
 
 MISSED = (Issue(b"odd-\xff", "unreadable: Permission denied"),)
+NO_REQUESTS = dict.fromkeys(("put", "get", "list", "head", "delete", "bytes_up", "bytes_down"), 0)
 
 
 def summary(**more: Any) -> SnapshotSummary:
@@ -100,6 +101,7 @@ def test_backup_reports(configured, played) -> None:
         "stored_bytes": 4096,
         "complete": True,
         "incomplete": [],
+        "requests": NO_REQUESTS,
     }
 
 
@@ -173,6 +175,7 @@ def test_restore_reports(configured, played, one_snapshot, tmp_path: Path) -> No
         "skipped": 2,
         "not_restored": [],
         "notes": ["owners were not set"],
+        "requests": NO_REQUESTS,
     }
     assert configured("restore", "--target", "t", "--dry-run", "--json", "-q").json["would"] == ["create a"]
 
@@ -234,6 +237,7 @@ def test_check_reports(configured, played) -> None:
         "bytes_read": 10,
         "opened": True,
         "notes": ["no state"],
+        "requests": NO_REQUESTS,
     }
 
 

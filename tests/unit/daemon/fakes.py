@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from smsnapd.daemon.agenda import Agenda, Demand
@@ -12,12 +15,14 @@ from smsnapd.daemon.notify import Notifier
 from smsnapd.daemon.pace import Retry
 from smsnapd.daemon.plan import Plan, load_plan
 from smsnapd.daemon.runs import Known
+from smsnapd.daemon.telling import Notice
 from smsnapd.daemon.watching import Watching
 from smsnapd.daemon.worker import Worker
 from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.check import CheckReport
 from smsnapd.engine.history import SnapshotSummary
 from smsnapd.engine.progress import Progress
+from smsnapd.engine.prune import Amount, VolumePruned
 from smsnapd.errors import SmsnapError
 from smsnapd.volume.watch import Counts, Gap, Hints
 from smsnapd.volume.watch.hints import Pending
@@ -65,7 +70,8 @@ class FakeRuns:
         self.errors: list[Exception] = []
         self.during = lambda: None
         self.known_point: Known | None = None
-        self.closed = 0
+        self.pruned = VolumePruned("nb", listed=Amount(3, 4096), marked=True, may_delete=True)
+        self.closed = self.forgotten = self.kept = 0
         self._count = 0
 
     def backup(self, demand: Demand, hints: Hints | None, progress: Progress) -> BackupOutcome:
@@ -87,17 +93,80 @@ class FakeRuns:
         self.done.append(("check", None))
         return CheckReport((), (), 1, 1, 0, False, ())
 
+    def prune(self, progress: Progress) -> VolumePruned:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.done.append(("prune", None))
+        return self.pruned
+
     def known(self) -> Known | None:
         return self.known_point
 
     def size(self, beat: object) -> tuple[int, int]:
         return 7, 4096
 
+    def keep(self) -> None:
+        self.kept += 1
+
+    def forget(self) -> None:
+        self.forgotten += 1
+
     def use(self, plan: Plan) -> None:
         self.close()
 
     def close(self) -> None:
         self.closed += 1
+
+
+class Logged(logging.Handler):
+    """What the daemon logs, whatever logging other tests have set up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    @property
+    def levels(self) -> list[str]:
+        return [record.levelname for record in self.records]
+
+    @property
+    def lines(self) -> list[str]:
+        return [record.getMessage() for record in self.records]
+
+    @property
+    def text(self) -> str:
+        """All of it, tracebacks included."""
+        return "\n".join(map(logging.Formatter().format, self.records))
+
+
+@contextmanager
+def logged() -> Iterator[Logged]:
+    logger, found = logging.getLogger("smsnapd.daemon"), Logged()
+    before = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(found)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(found)
+        logger.setLevel(before)
+
+
+class FakeTeller:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.notices: list[Notice] = []
+        self.plans: list[Plan] = []
+
+    def tell(self, notice: Notice) -> None:
+        self.notices.append(notice)
+
+    def use(self, plan: Plan) -> None:
+        self.plans.append(plan)
 
 
 def make_plan(place: Path, more: str = "") -> Plan:
@@ -120,14 +189,14 @@ class Stage:
         self.now = 1000.0
         self.plan = make_plan(place, more)
         self.agenda = Agenda(lambda: self.now)
-        self.runs, self.watcher = FakeRuns(), FakeWatcher()
+        self.runs, self.watcher, self.teller = FakeRuns(), FakeWatcher(), FakeTeller()
         self.rests: list[float] = []
         self.agenda.wait = self.rests.append  # type: ignore[method-assign]
         self.notifier = Notifier("", None)
         self.board = Board(place, self.plan, self.notifier)
         self.watching_error: SmsnapError | None = None
         self.worker = Worker(
-            self.plan, self.agenda, self.board, self.notifier, self.runs,
+            self.plan, self.agenda, self.board, self.notifier, self.runs, self.teller,
             start_watching=self._watch, retry=Retry(lambda: 0.5), clock=lambda: self.now,
         )  # fmt: skip
         self.pid = os.getpid()
