@@ -25,6 +25,7 @@ from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, j
 
 SCHEMA_VERSION: Final = 2
 _ALIAS: Final = int(Flag.ALIAS)
+_REGULAR: Final = int(Kind.REGULAR)
 _UNSETTLED: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 _SINGLE: Final = (int(Kind.DIRECTORY), int(Kind.TOMBSTONE))
 FRAME: Final = struct.Struct("<I")
@@ -171,10 +172,20 @@ class State:
         return None if raw is None else msgspec.msgpack.decode(raw, type=tuple[int, str])
 
     @property
-    def counts(self) -> TreeCounts | None:
-        """The size of the tree at the head, if it is known."""
+    def is_scanned(self) -> bool:
+        """Whether all of the volume was held against the index since that was made from catalogs."""
+        return self._meta("scanned") == b"\1"
+
+    @property
+    def counts(self) -> TreeCounts:
+        """The size of the tree at the head."""
         raw = self._meta("counts")
-        return None if raw is None else msgspec.msgpack.decode(raw, type=TreeCounts)
+        if raw is not None:
+            return msgspec.msgpack.decode(raw, type=TreeCounts)
+        counter = _Counter(TreeCounts(0, 0, 0))
+        for listing in self.listings():
+            counter.add(listing.entries, 1)
+        return counter.counts
 
     def unsettled(self) -> list[bytes]:
         """The paths of the entries that the next run must read again, whatever stat says."""
@@ -238,10 +249,10 @@ class State:
         Nothing is kept unless `StateUpdate.commit` was called.
         """
         self._db.execute("BEGIN IMMEDIATE")
-        update = StateUpdate(self)
         try:
             if anew:
                 self._clear()
+            update = StateUpdate(self, TreeCounts(0, 0, 0) if anew else self.counts)
             yield update
         except BaseException:
             self._db.execute("ROLLBACK")
@@ -295,11 +306,30 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
 
-class StateUpdate:
-    """An open transaction on a `State`."""
+class _Counter:
+    """Counts a tree, listing by listing."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, counts: TreeCounts) -> None:
+        self._entries, self._files, self._bytes = counts
+
+    def add(self, entries: list[Entry], sign: int) -> None:
+        """Count these in (1) or out (-1)."""
+        sizes = [entry.size for entry in entries if entry.kind == _REGULAR]
+        self._entries += sign * len(entries)
+        self._files += sign * len(sizes)
+        self._bytes += sign * sum(sizes)
+
+    @property
+    def counts(self) -> TreeCounts:
+        return TreeCounts(self._entries, self._files, self._bytes)
+
+
+class StateUpdate:
+    """An open transaction on a `State`, which holds a tree of the size `counts` when it begins."""
+
+    def __init__(self, state: State, counts: TreeCounts) -> None:
         self._state = state
+        self._counter = _Counter(counts)
         self._db = state._db
         self._encode = state._encode
         self._rows: list[tuple[bytes, bytes, bytes]] = []
@@ -309,7 +339,9 @@ class StateUpdate:
         """Replace a directory's entries; `before` are those that the index has for it, if any."""
         directory, entries = listing
         key = directory_key(directory)
+        self._counter.add(entries, 1)
         if before:
+            self._counter.add(before, -1)
             self._unlink(directory, before)
             if any(entry.flags & _UNSETTLED for entry in before):
                 self._db.execute("DELETE FROM unsettled WHERE directory = ?", (directory,))
@@ -352,11 +384,19 @@ class StateUpdate:
         """Remove rows that no entry names any more."""
         self._db.executemany("DELETE FROM chunk WHERE id = ?", [(number,) for number in numbers])
 
-    def commit(self, head: Head, counts: TreeCounts | None) -> None:
-        """Keep everything: the index mirrors `head` from now on, a tree of so many entries."""
-        if counts is not None:
-            self._state._put_meta("counts", msgspec.msgpack.encode(counts))
+    @property
+    def counts(self) -> TreeCounts:
+        """The size of the tree as it is with all that was put."""
+        return self._counter.counts
+
+    def commit(self, head: Head, *, scanned: bool = True) -> None:
+        """Keep everything: the index mirrors `head` from now on.
+
+        Not `scanned`: the volume has not been held against it.
+        """
         self._flush()
+        self._state._put_meta("counts", msgspec.msgpack.encode(self.counts))
+        self._state._put_meta("scanned", b"\1" if scanned else b"\0")
         self._state._put_meta("head", msgspec.msgpack.encode(head))
         newest = self._state.newest_seen
         if newest is None or head.sequence >= newest[0]:

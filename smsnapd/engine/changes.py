@@ -24,7 +24,7 @@ from smsnapd.model import (
     directory_key,
     join_path,
 )
-from smsnapd.state import State, TreeCounts, has_names, is_alias
+from smsnapd.state import State, has_names, is_alias
 from smsnapd.volume.tarball.read import HEADER, READ
 
 # Plain integers where millions of entries pass: arithmetic of IntFlag is Python code.
@@ -147,10 +147,10 @@ class ChangeSet:
         self._gone = Spool(Entry, directory)
         self._complete = False
         self._gone_files = _GoneFiles(self._gone)
-        self._touched: set[int] = set()
+        # Inodes with names that changed, and the latest ctime that a look saw of them.
+        self._touched: dict[int, int] = {}
         # Unchanged by stat, and yet different: their inode must not vouch for them.
         self._differs: set[bytes] = set()
-        self._tree = [0, 0, 0]
         self._kept: Callable[[bytes], bool] = lambda path: False
         self.changed = 0
         self.deleted = 0
@@ -165,11 +165,6 @@ class ChangeSet:
         self._gone.close()
 
     @property
-    def tree(self) -> TreeCounts:
-        """Counts of the tree that was scanned."""
-        return TreeCounts(*self._tree)
-
-    @property
     def empty(self) -> bool:
         """Whether nothing differs."""
         return not self.changed and not self.deleted
@@ -179,27 +174,20 @@ class ChangeSet:
         looks: Iterable[Look],
         kept: Callable[[bytes], bool],
         recheck: Recheck,
-        before: TreeCounts | None = None,
     ) -> None:
         """Hold what the looks found against the index.
 
         `kept` says of a path that it could not be looked at: what the index has of it and below stays.
-        `before` are the counts of the indexed tree if the looks do not go everywhere.
         """
         self._kept = kept
-        if before is not None:
-            self._tree = list(before)
         for directory, now, indexed in looks:
             if now or not kept(directory):
                 self._directory(directory, now, indexed, recheck)
-            if before is not None:
-                self._count(indexed, -1)
 
     def _directory(self, directory: bytes, new: list[Entry], old: list[Entry], recheck: Recheck) -> None:
         before = {entry.name: entry for entry in old}
         changed: list[Change] = []
         settled: list[Entry] = []
-        self._count(new, 1)
         for entry in new:
             previous = before.pop(entry.name, None)
             if previous is None or not same_stat(entry, previous):
@@ -218,17 +206,11 @@ class ChangeSet:
         if changed or before:
             self._record(directory, changed, before)
 
-    def _count(self, entries: list[Entry], sign: int) -> None:
-        self._tree[0] += sign * len(entries)
-        files = [entry.size for entry in entries if entry.kind == _REGULAR]
-        self._tree[1] += sign * len(files)
-        self._tree[2] += sign * sum(files)
-
     def _record(self, directory: bytes, changed: list[Change], gone: dict[bytes, Entry]) -> None:
         if self._restat is not None:
             self._note_names(directory, changed, gone)
         for entry, previous, _ in changed:
-            self._touch(entry)
+            self._touch(entry, entry.ctime_ns)
             if previous is not None:
                 self._touch(previous)
             if entry.kind == _REGULAR:
@@ -264,9 +246,9 @@ class ChangeSet:
                 return True
         return False
 
-    def _touch(self, entry: Entry) -> None:
+    def _touch(self, entry: Entry, seen_ns: int = 0) -> None:
         if has_names(entry):
-            self._touched.add(entry.inode)
+            self._touched[entry.inode] = max(seen_ns, self._touched.get(entry.inode, 0))
 
     def directories(self) -> Iterator[DirectoryChange]:
         """The changes in catalog order, complete: first names and aliases told apart, renames found.
@@ -303,14 +285,17 @@ class ChangeSet:
         """The change of a directory, and the touched names in it that are neither changed nor gone."""
         directory, changed, gone = change
         present = {item.entry.name for item in changed} | set(gone)
-        extra = [
-            Change(now, entry)
-            for entry in self._state.listing(directory)
-            if entry.inode in self._touched and has_names(entry) and entry.name not in present
-            if (now := self._as_it_is(directory, entry)) is not None and now.inode == entry.inode
-        ]
-        together = sorted([*changed, *extra], key=lambda item: item.entry.name)
-        return DirectoryChange(directory, together, gone)
+        together, missing = list(changed), list(gone)
+        for entry in self._state.listing(directory):
+            if entry.inode in self._touched and has_names(entry) and entry.name not in present:
+                now = self._as_it_is(directory, entry)
+                if now is None:
+                    # Gone, or another file, since the looks: it cannot stay a name of a file that changed.
+                    missing.append(entry.name)
+                else:
+                    together.append(Change(now, entry))
+        together.sort(key=lambda item: item.entry.name)
+        return DirectoryChange(directory, together, sorted(missing))
 
     def _as_it_is(self, directory: bytes, indexed: Entry) -> Entry | None:
         """A name that the looks did not show as changed; looks that did not go there look at it now."""
@@ -320,14 +305,17 @@ class ChangeSet:
 
     def _settle(self, directory: bytes, change: Change, groups: _Groups) -> Change:
         entry, previous, _ = change
+        path = join_path(directory, entry.name)
+        differs = path in self._differs
         if has_names(entry):
-            path = join_path(directory, entry.name)
-            first = groups.first(path, entry, known=previous is not None and same_stat(entry, previous))
+            known = previous is not None and same_stat(entry, previous) and self._kept(path)
+            first = groups.first(path, entry, known=known)
             if first != path:
                 alias = msgspec.structs.replace(entry, flags=_ALIAS, target=first)
                 return Change(alias, None, READ)
+            # It may have changed after the look at this name: a look at another of its names saw that.
+            differs = differs or (not known and self._touched.get(entry.inode, 0) > entry.ctime_ns)
         previous = self._origin(entry, previous)
-        differs = join_path(directory, entry.name) in self._differs
         vouched = not (self._reread or differs)
         if previous is not None and vouched and _same_content(entry, previous):
             return Change(_moved(entry, previous), previous, HEADER)

@@ -30,11 +30,13 @@ class Look(NamedTuple):
 class Hints(NamedTuple):
     """Where something may have changed; paths are relative to the root.
 
-    `directories` are looked at with their own entry, `subtrees` with all that is below them.
+    `directories` are looked at with their own entry, `subtrees` with all that is below them. What changed
+    before `as_of_ns` (nanoseconds since the epoch) is named; later changes may be. None is the run's begin.
     """
 
     directories: frozenset[bytes]
     subtrees: frozenset[bytes] = frozenset()
+    as_of_ns: int | None = None
 
 
 def look_everywhere(scanned: Iterator[Listing], indexed: Iterator[Listing]) -> Iterator[Look]:

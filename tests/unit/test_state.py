@@ -88,7 +88,7 @@ def fill(state: State) -> None:
         update.put(listing(b"a.b", linked(b"z", 1 << 63, b"a/x")))
         update.put(listing(b"a/b", linked(b"z", 5, b"a/y")))
         update.put_chunks({7: ref(7), 8: ref(8)})
-        update.commit(head(1), None)
+        update.commit(head(1))
 
 
 def test_an_update_is_kept_whole(tmp_path: Path, state: State) -> None:
@@ -115,7 +115,7 @@ def test_a_later_update_replaces_directories(state: State) -> None:
         assert len(state.listing(b"a")) == 2
         update.put_chunks({9: ref(9)})
         update.drop_chunks([7])
-        update.commit(head(2), None)
+        update.commit(head(2))
     assert [found.directory for found in state.listings()] == [b"", b"a", b"a/b"]
     assert (state.names_of(1 << 63), sorted(state.names_of(5))) == ([], [b"a/b/z", b"a/w"])
     assert state.chunks() == {8: ref(8), 9: ref(9)}
@@ -128,7 +128,7 @@ def test_an_update_without_a_commit_is_nothing(state: State, error: type[BaseExc
     with contextlib.suppress(KeyboardInterrupt, OSError), state.update(anew=True) as update:
         update.put(listing(b"other", Entry(b"x", Kind.REGULAR)))
         if error is not None:
-            update.commit(head(2), None)
+            update.commit(head(2))
             raise error
     assert len(list(state.listings())) == 4
     assert state.head == head(1)
@@ -140,7 +140,7 @@ def test_forgotten_it_knows_the_newest_snapshot_still(state: State) -> None:
     assert (state.head, list(state.listings()), state.chunks(), state.names_of(5)) == (None, [], {}, [])
     assert state.newest_seen == (1, head(1).snapshot)
     with state.update(anew=True) as update:
-        update.commit(head(0), None)
+        update.commit(head(0))
     assert (state.head, state.newest_seen) == (head(0), (1, head(1).snapshot))
 
 
@@ -150,7 +150,7 @@ def test_many_directories_and_long_ones(state: State) -> None:
         for number in range(1200):
             update.put(Listing(b"%04d" % number, entries[number : number + 2]))
         update.put(Listing(b"all", entries))
-        update.commit(head(1), None)
+        update.commit(head(1))
     assert state.listing(b"all") == entries
     assert sum(len(found.entries) for found in state.listings()) == 2 * 1200 + 3000
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import threading
 import time
@@ -41,6 +42,9 @@ _REBUILD_S: Final = 1.0
 _REBUILD_SHARE: Final = 5
 """Seconds of rest for each second of the last walk."""
 _TICKET_MASK: Final = InotifyConstants.IN_ATTRIB
+
+# watchdog logs an overflow, which is told as a gap here, and would write it to standard error by itself.
+logging.getLogger("watchdog").addHandler(logging.NullHandler())
 
 
 class InotifyReader(InotifyFD):

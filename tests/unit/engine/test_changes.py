@@ -59,7 +59,7 @@ def compare(tmp_path: Path) -> Iterator[Callable[..., ChangeSet]]:
         with state.update(anew=True) as update:
             for listing in listings({path: stored(entry) for path, entry in before.items()}):
                 update.put(listing)
-            update.commit(HEAD, None)
+            update.commit(HEAD)
         changes = ChangeSet(state, reread=reread)
         made.append(changes)
         looks = look_everywhere(iter(listings(now)), state.listings())
@@ -93,7 +93,6 @@ def test_what_is_new_changed_and_gone(compare: Callable[..., ChangeSet]) -> None
     assert told(changes.directories()) == told(changes.directories())
     assert (changes.changed, changes.deleted, changes.empty) == (3, 3, False)
     assert (changes.files_to_read, changes.bytes_to_read) == (2, 17)
-    assert changes.tree == (5, 3, 27)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +164,9 @@ def test_names_of_one_inode_are_one_file_though_it_moved_while_it_was_scanned(
     compare: Callable[..., ChangeSet],
 ) -> None:
     now = {b"": ROOT, b"a": file(1, links=3, ctime_ns=7), b"b": file(1, links=3, ctime_ns=8)}
+    assert told(compare(THREE, now).directories()) == {b"a": "read", b"b": "alias of a"}
+    # It is one file, too, if the first look was before it moved; and the first name is not vouched for.
+    now[b"a"] = file(1, links=3)
     assert told(compare(THREE, now).directories()) == {b"a": "read", b"b": "alias of a"}
 
 
