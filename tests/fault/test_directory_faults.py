@@ -106,7 +106,7 @@ def test_no_access(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=where, capture_output=True, text=True)
     if "ModuleNotFoundError" in done.stderr or "init_fs_encoding" in done.stderr:
         pytest.skip("this Python is closed to other users")
-    assert "StoreError" in done.stderr
+    assert "DeniedError" in done.stderr
     assert "Permission denied" in done.stderr
     assert "give the user that smsnapd runs as" in done.stderr
 
