@@ -31,8 +31,9 @@ REPORT = """
 {"state", "since", "volume", "path", "running": true or false, "last_recovery_point": {"id",
  "time", "kind"} or null, "age_s", "pending": {"directories", "subtrees", "since", "rescan"},
  "watcher": {"kind", "reason", "healthy"} or null, "gaps": [{"time", "reason"}],
- "next_runs": {"incremental", "rescan", "full", "check", "prune", "retry"}, "last_error": {"what", "why",
- "hint", "time", "since", "failures"} or null, "configuration_error", "run", "last_run",
+ "next_runs": {"incremental", "rescan", "full", "check", "prune", "retry"},
+ "last_error": {"what", "why", "hint", "time", "since", "failures"} or null,
+ "configuration_error", "run", "last_run",
  "telemetry_errors", "last_check", "repository": {"url", "objects", "stored_bytes", "counted"},
  "requests": {"month", "since", "put", "get", "list", "head", "delete", "bytes_up",
  "bytes_down"} or null, "pid", "version", "updated"}

@@ -15,12 +15,17 @@ GRACE_S = 72 * 3600.0
 
 
 def reusable(repository: Repository, volume: str, journal: Iterable[ChunkRef]) -> list[ChunkRef]:
-    """The chunks of a journal that may be used: they are there, and on no garbage list."""
+    """The chunks of a journal that may be used: they are there, and on no garbage list.
+
+    None if there is a list that cannot be read: to store them again costs less than to be wrong.
+    """
     by_name = {names.chunk_name(volume, ref.name_hash, ref.key_id): ref for ref in journal}
     if not by_name:
         return []
     # The lists first: a chunk that is swept between the two looks is on a list that was seen, or is gone.
     garbage = GarbageBelow(repository, volume, names.chunks_prefix(volume))
+    if not garbage.is_all:
+        return []
     there = (info.name for info in repository.store.list(names.chunks_prefix(volume)))
     return [by_name[name] for name in there if name in by_name and name not in garbage]
 

@@ -71,20 +71,21 @@ def signer_for(repository: Repository, head_writer: bytes | None) -> WriteKey:
 class GarbageBelow:
     """What lists name below a prefix: a writer must not use it, unless a manifest refers to it.
 
-    A list that cannot be read may name anything. One listing, and a GET for each list; it is as of then.
+    One listing, and a GET for each list; it is as of then. `is_all` is False if a list could not be read:
+    it is damaged, and then nobody deletes by it, or of another writer.
     """
 
     def __init__(self, repository: Repository, volume: str, prefix: str) -> None:
-        self._anything = False
+        self.is_all = True
         self._named: set[str] = set()
         for name in garbage_names(repository, volume):
             try:
                 loaded = load_garbage(repository, name)
             except (DamageError, WrongKeyError):
-                self._anything = True
-                return
+                self.is_all = False
+                continue
             if loaded is not None:
                 self._named.update(item for item in loaded.garbage.objects if item.startswith(prefix))
 
     def __contains__(self, name: object) -> bool:
-        return self._anything or name in self._named
+        return name in self._named

@@ -22,7 +22,8 @@ progress: with much larger ones puts fail where the way is slow. They would be n
 class SlicedBody:
     """A body that hands out slices of `data` without copying them.
 
-    Having `read` is what makes botocore send `Expect: 100-continue`.
+    Having `read` is what makes botocore send `Expect: 100-continue`. However much is asked for, each answer
+    of `read` is of one size, and sent by itself.
     """
 
     def __init__(self, data: Buffer) -> None:
@@ -33,7 +34,7 @@ class SlicedBody:
         return len(self.data)
 
     def read(self, size: int = -1) -> memoryview:
-        """The next slice, all that is left if `size` is negative; empty at the end."""
+        """The next slice, or all that is left if `size` is negative; empty at the end."""
         end = len(self.data) if size < 0 else self._position + _SLICE
         piece = self.data[self._position : end]
         self._position += len(piece)

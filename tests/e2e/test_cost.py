@@ -14,6 +14,15 @@ from tests.e2e.transcript import Notebook, one_line
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.server
+KEYS = {"AWS_ACCESS_KEY_ID": "testaccess", "AWS_SECRET_ACCESS_KEY": "testsecret123"}
+HEADER = ["CLASS", "OBJECTS", "STORED", "STORAGE", "PUT", "GET", "READ", "TOTAL"]
+
+
+class CloudNotebook(Notebook):
+    """One whose role has credentials."""
+
+    def _environment(self, more: dict[str, str]) -> dict[str, str]:
+        return super()._environment({**KEYS, **more})
 
 
 @pytest.fixture
@@ -29,7 +38,7 @@ def bucket(moto_s3: S3Server, s3_settings: Callable[..., StoreSettings]) -> Stor
 def notebook(bucket: StoreSettings, tmp_path: Path) -> Notebook:
     endpoint = f'region = "us-east-1"\nendpoint_url = "{bucket.endpoint_url}"\npath_style = true'
     more = f'{endpoint}\nstorage_class = "STANDARD_IA"\nsse = "AES256"'
-    notebook = Notebook(tmp_path, url=bucket.url, more=more)
+    notebook = CloudNotebook(tmp_path, url=bucket.url, more=more)
     notebook.well("init")
     (notebook.volume / "large").write_bytes(bytes(200_000))
     (notebook.volume / "a").write_text("one")
@@ -37,10 +46,11 @@ def notebook(bucket: StoreSettings, tmp_path: Path) -> Notebook:
 
 
 def test_requests_are_told_and_cost(notebook: Notebook) -> None:
-    first = notebook.well("backup", "--json", "-v")
-    asked = first.json["requests"]
+    asked = notebook.well("backup", "--json", "-v").json["requests"]
     assert asked["put"] >= 2 and asked["list"] >= 1 and asked["bytes_up"] > 0
-    assert f"smsnap: asked of S3: {asked['put']} PUT, " in first.err
+    for verb in (["backup", "--full"], ["restore", "--target", "once"], ["check"]):
+        assert "smsnap: asked of S3: " in notebook.well(*verb, "-v").err
+        assert "asked of S3" not in notebook.well("check").err
     restored = notebook.well("restore", "--target", "then", "--json").json["requests"]
     assert (restored["put"], restored["delete"]) == (0, 0) and restored["get"] >= 3
     assert restored["bytes_down"] > 0
@@ -48,7 +58,7 @@ def test_requests_are_told_and_cost(notebook: Notebook) -> None:
     assert checked["put"] == 0 and checked["list"] >= 1
 
     bill = notebook.well("cost", "--json").json
-    assert (bill["basis"], bill["recovery_points"], bill["currency"]) == ("repository", 1, "USD")
+    assert (bill["basis"], bill["recovery_points"], bill["currency"]) == ("repository", 2, "USD")
     assert bill["monthly"]["put"] == sum(item["objects"] for item in bill["classes"])
     standard = next(item for item in bill["classes"] if item["class"] == "STANDARD")
     assert standard["billed_bytes"] == standard["bytes"] > 0
@@ -56,8 +66,8 @@ def test_requests_are_told_and_cost(notebook: Notebook) -> None:
         bill["list"] + sum(item["total"] for item in bill["classes"]), abs=1e-5
     )
     said = notebook.well("cost", "--price", "standard.put=1000000", SMSNAP_PASSPHRASE="wrong")
-    assert said.text.splitlines()[0].split() == "CLASS OBJECTS STORED STORAGE PUT GET READ TOTAL".split()
-    assert "1 recovery points" in said.text and said.text.splitlines()[-1].startswith("about $")
+    assert said.text.splitlines()[0].split() == HEADER
+    assert "2 recovery points" in said.text and said.text.splitlines()[-1].startswith("about $")
     assert "smsnap: note: prices: aws.amazon.com/s3/pricing, us-east-1, 20" in said.err
 
 
@@ -69,7 +79,7 @@ def test_what_the_daemon_counted_is_taken_in_proportion(notebook: Notebook) -> N
     totals.take_in(Requests(put=10, get=20, list=30, head=1))
     totals.close()
     bill = notebook.well("cost", "--json").json
-    assert (bill["basis"], bill["since"]) == ("daemon", "2026-11-18T10:13:20.000000Z")
+    assert (bill["basis"], bill["since"]) == ("daemon", "2026-11-18T11:06:40.000000Z")
     assert bill["monthly"] == {"put": 100, "get": 210, "list": 300, "bytes_down": 0}
     file.write_bytes(b"{")
     one_line(notebook.say("cost"), 2, "nb.requests.json")

@@ -223,10 +223,14 @@ class FaultProxy:
             else:
                 await answering
         finally:
-            if sending is not None:
-                sending.cancel()
-                await asyncio.gather(sending, return_exceptions=True)
-            await _close(to_server)
+            try:
+                if sending is not None:
+                    sending.cancel()
+                    await asyncio.gather(sending, return_exceptions=True)
+                await _close(to_server)
+            finally:
+                # Cancelled in the lines above, too: the loop must not end before the connection does.
+                to_server.transport.abort()
 
 
 def _parse(head: bytes) -> Request:

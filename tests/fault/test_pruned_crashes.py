@@ -37,6 +37,7 @@ def pruned(monkeypatch: pytest.MonkeyPatch, memory: Path) -> Iterator[Pruned]:
         made.cut_off()
         made.protected.lose_state()
         (made.root / "file-2").write_bytes(b"again" * 900)
+        made.settle()
         made.cut_off()
         yield made
 
@@ -147,6 +148,7 @@ def test_a_writer_makes_anew_what_is_about_to_go_and_sleeps(
 ) -> None:
     """The very chunks and catalog of a run that was cut off, listed 71 hours ago, swept while it sleeps."""
     (pruned.root / "again").write_bytes(b"made again" * 3000)
+    pruned.settle()
     pruned.cut_off(fault=Fault.PERMANENT if state == "journal" else Fault.CRASH)
     pruned.prune()
     pruned.passes(71.9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -52,6 +53,10 @@ class Pruned:
 
     def passes(self, hours: float) -> None:
         self.now_s += hours * HOUR_S
+
+    def settle(self) -> None:
+        """What was written is old enough for one run to store just what the next one would."""
+        time.sleep(0.03)
 
     def backup(self, **more: Any) -> str | None:
         """One run that is reported."""

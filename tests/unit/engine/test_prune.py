@@ -47,6 +47,7 @@ def pruned(tmp_path: Path) -> Pruned:
         (made.root / "file").write_bytes(b"%d" % number * 4000)
         made.backup()
     (made.root / "file").write_bytes(b"never committed" * 400)
+    made.settle()
     made.cut_off()
     return made
 
@@ -354,18 +355,65 @@ def test_a_list_moved_to_another_time_is_forged(pruned: Pruned) -> None:
 
 
 def test_a_writer_heeds_what_it_cannot_read(pruned: Pruned, tmp_path: Path) -> None:
-    """With a damaged list about, nothing that no manifest names is used again: it may be on it."""
+    """With a damaged list about, nothing of the journal is used: it may be on it."""
     pruned.prune()
     (name,) = pruned.lists()
     flipped(pruned, name)
     for number in range(40):
         (pruned.root / f"file-{number}").write_bytes(b"%d" % number * 100)
     pruned.cut_off(fault=Fault.PERMANENT)
-    left = garbage_of(pruned)
+    left = {name for name in garbage_of(pruned) if "/chunks/" in name}
     pruned.backup()
-    assert left.isdisjoint(pruned.needed())
+    assert len(left) > 1 and left.isdisjoint(pruned.needed())
     pruned.store.delete(name)
     pruned.verify(tmp_path)
+
+
+def catalog_of(pruned: Pruned) -> tuple[list[str], list[str]]:
+    """The names of the newest manifest's segments: objects of their own, and attached ones."""
+    with pruned.protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        refs = history.record(history.names[-1]).manifest.catalog
+        own = [names.catalog_name(VOLUME, ref.name_hash, ref.key_id) for ref in refs if not ref.manifest]
+        attached = [names.catalog_name(VOLUME, ref.name_hash, ref.key_id) for ref in refs if ref.manifest]
+    return own, attached
+
+
+def test_a_catalog_that_is_on_a_list_is_cut_elsewhere(pruned: Pruned, tmp_path: Path) -> None:
+    """Its segments are named by their content alone, and the same run again makes the same content."""
+    for number in range(40):
+        (pruned.root / f"file-{number}").write_bytes(b"%d" % number * 100)
+    pruned.settle()
+    pruned.cut_off()
+    listed = {name for name in garbage_of(pruned) if "/catalogs/" in name}
+    pruned.prune()
+    pruned.backup()
+    own, attached = catalog_of(pruned)
+    assert len(own) == 2 and not attached and listed.isdisjoint(own)
+    pruned.verify(tmp_path)
+    pruned.sweep_all()
+    pruned.verify(tmp_path)
+
+
+def test_a_segment_of_one_entry_goes_with_the_manifest(pruned: Pruned, tmp_path: Path) -> None:
+    listed = {name for name in garbage_of(pruned) if "/catalogs/" in name}
+    pruned.prune()
+    pruned.backup()
+    own, attached = catalog_of(pruned)
+    assert not own and set(attached) == listed
+    pruned.sweep_all()
+    pruned.verify(tmp_path)
+
+
+def test_a_damaged_list_does_not_take_catalogs_to_pieces(pruned: Pruned) -> None:
+    pruned.prune()
+    (name,) = pruned.lists()
+    flipped(pruned, name)
+    for number in range(40):
+        (pruned.root / f"file-{number}").write_bytes(b"%d" % number * 100)
+    pruned.backup()
+    own, attached = catalog_of(pruned)
+    assert len(own) == 1 and not attached
 
 
 def test_lists_of_a_revoked_writer_are_void(pruned: Pruned) -> None:
@@ -405,7 +453,8 @@ def newest_is_missing(pruned: Pruned) -> None:
 
 def one_is_damaged(pruned: Pruned) -> None:
     name = manifests(pruned)[1]
-    pruned.store._objects[name] = pruned.store._objects[name][:-1] + b"?"
+    data = pruned.store._objects[name]
+    pruned.store._objects[name] = data[:-1] + bytes((data[-1] ^ 1,))
 
 
 def junk_fences_one(pruned: Pruned) -> None:

@@ -16,8 +16,8 @@ def test_slices_are_small_and_whole() -> None:
     data = os.urandom(2 * MIB + 1)
     body = SlicedBody(data)
     out = bytearray()
-    while piece := body.read(16 * KIB):
-        assert len(piece) <= 64 * KIB
+    while piece := body.read(128 * KIB):  # what the SDK asks for is not what it should get
+        assert len(piece) <= 32 * KIB
         out += piece
     assert out == data
 
