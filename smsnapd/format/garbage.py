@@ -5,15 +5,12 @@ A list is a permission to delete, later, what it names if nothing refers to that
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from cryptography.exceptions import InvalidSignature
-
 from smsnapd.errors import DamageError, SmsnapError
-from smsnapd.format.codec import Context, ObjectType, open_sealed, parse_header, seal
+from smsnapd.format.codec import Context, ObjectType
 from smsnapd.format.keys import WriteKey
 from smsnapd.format.members import UPGRADE, Members, canonical_json, parse_canonical_json
 from smsnapd.format.names import (
@@ -24,13 +21,10 @@ from smsnapd.format.names import (
     parse_disposable,
     volume_prefix,
 )
-from smsnapd.format.record import public_id, public_key
+from smsnapd.format.signed import KeyOfWriter, open_signed, seal_signed
 
 OBJECTS_LIMIT: Final = 65_536
 """Objects that a list names, at most."""
-
-_SIGNATURE_DOMAIN: Final = b"smsnapd v1 garbage\0"
-_SIGNATURE_SIZE: Final = 64
 
 
 class GarbageHead(NamedTuple):
@@ -70,43 +64,26 @@ def encode_garbage(garbage: GarbageList, write_key: WriteKey, *, salt: bytes | N
         raise SmsnapError(what, f"a reader would refuse it: {error.why}") from error
     if decoded != garbage:
         raise SmsnapError(what, "a reader would understand something else")
-    content = write_key.signing.sign(_signed(name, text)) + text
     context = Context(write_key.repository_id, garbage.name.volume, name)
-    key, writer_id = write_key.catalog_key, write_key.writer_id
-    return seal(ObjectType.GARBAGE, key, writer_id, context, content, level=3, salt=salt)
+    return seal_signed(ObjectType.GARBAGE, context, text, write_key, salt=salt)
 
 
 def decode_garbage(
     data: bytes,
     name: GarbageName,
     repository_id: bytes,
-    catalog_key_for_writer: Callable[[bytes], bytes],
-    verify_key_for_writer: Callable[[bytes], bytes],
+    catalog_key: KeyOfWriter,
+    verify_key: KeyOfWriter,
 ) -> GarbageList:
     """The list in the object `name`; `DamageError` if anything in it deviates from the format.
 
-    Both functions get a writer's id (16 bytes) and give its catalog key and its public key (32 bytes
-    each), or raise. Whether its writer was revoked is for the caller.
+    `catalog_key` and `verify_key` give a writer's catalog key and its public key. Whether its writer was
+    revoked is for the caller.
     """
-    object_name = name.object_name()
-    what = f"read {object_name}"
-    writer_id = parse_header(data, what).key_id
-    context = Context(repository_id, name.volume, object_name)
-    content = open_sealed(data, ObjectType.GARBAGE, catalog_key_for_writer(writer_id), context)
-    signature, text = content[:_SIGNATURE_SIZE], content[_SIGNATURE_SIZE:]
-    verify_key = verify_key_for_writer(writer_id)
-    if public_id(verify_key) != writer_id:
-        raise DamageError(what, "its writer's id is not that of the public key")
-    try:
-        public_key(verify_key, what).verify(signature, _signed(object_name, text))
-    except InvalidSignature as error:
-        raise DamageError(what, "its signature is wrong") from error
-    return _parse(text, name, repository_id)
-
-
-def _signed(object_name: str, text: bytes) -> bytes:
-    raw = object_name.encode()
-    return _SIGNATURE_DOMAIN + len(raw).to_bytes(2, "little") + raw + text
+    context = Context(repository_id, name.volume, name.object_name())
+    return _parse(
+        open_signed(ObjectType.GARBAGE, context, data, catalog_key, verify_key).text, name, repository_id
+    )
 
 
 def _members(garbage: GarbageList) -> dict[str, object]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from blake3 import blake3
-from cryptography.exceptions import InvalidSignature
 
 from smsnapd.errors import DamageError, SmsnapError
-from smsnapd.format.codec import CONTENT_LIMITS, Context, ObjectType, open_sealed, parse_header, seal
+from smsnapd.format.codec import CONTENT_LIMITS, Context, ObjectType, parse_header
 from smsnapd.format.keys import WriteKey
 from smsnapd.format.members import UPGRADE, Members, canonical_json, parse_canonical_json
 from smsnapd.format.names import ManifestName, format_time_us
-from smsnapd.format.record import public_id, public_key
+from smsnapd.format.signed import SIGNATURE_SIZE, KeyOfWriter, open_signed, seal_signed
 from smsnapd.format.table import (
     check_attachments,
     check_blocks,
@@ -28,8 +26,6 @@ from smsnapd.model import ChunkRef, path_bytes, path_text
 KNOWN_EXTENSIONS: Final[frozenset[str]] = frozenset()
 """What this version understands of `must_understand`."""
 
-_SIGNATURE_DOMAIN: Final = b"smsnapd v1 manifest\0"
-_SIGNATURE_SIZE: Final = 64
 _ID_MAX: Final = 2**32 - 1
 
 
@@ -141,9 +137,9 @@ def encode_manifest(
     name = manifest.name.object_name()
     what = f"write {name}"
     text = canonical_json(_members(manifest, write_key, name, what))
-    content = write_key.signing.sign(_signed(name, text)) + text
-    if len(content) > CONTENT_LIMITS[ObjectType.MANIFEST]:
-        raise SmsnapError(what, f"it would have {len(content)} bytes", "take fulls more often")
+    size = SIGNATURE_SIZE + len(text)
+    if size > CONTENT_LIMITS[ObjectType.MANIFEST]:
+        raise SmsnapError(what, f"it would have {size} bytes", "take fulls more often")
     try:
         decoded = _parse(text, manifest.name, write_key.repository_id, write_key.writer_id)
         _check_attached(decoded, memoryview(attachments), what)
@@ -156,46 +152,28 @@ def encode_manifest(
     ):
         raise SmsnapError(what, "a reader would understand something else")
     context = Context(write_key.repository_id, manifest.name.volume, name)
-    key, writer_id = write_key.catalog_key, write_key.writer_id
-    return seal(ObjectType.MANIFEST, key, writer_id, context, content, level=level, salt=salt) + attachments
+    return seal_signed(ObjectType.MANIFEST, context, text, write_key, level=level, salt=salt) + attachments
 
 
 def decode_manifest(
     data: bytes,
     name: ManifestName,
     repository_id: bytes,
-    catalog_key_for_writer: Callable[[bytes], bytes],
-    verify_key_for_writer: Callable[[bytes], bytes],
+    catalog_key: KeyOfWriter,
+    verify_key: KeyOfWriter,
 ) -> Manifest:
     """The manifest in the object `name`; `DamageError` if anything in it deviates from the format.
 
-    Both functions get a writer's id (16 bytes) and give its catalog key and its public key (32 bytes
-    each), or raise. Whether its parent's hash is right, and its writer revoked, is for the caller.
+    `catalog_key` and `verify_key` give a writer's catalog key and its public key. Whether its parent's
+    hash is right, and its writer revoked, is for the caller.
     """
     object_name = name.object_name()
-    what = f"read {object_name}"
-    writer_id = parse_header(data, what).key_id
     context = Context(repository_id, name.volume, object_name)
-    content = open_sealed(data, ObjectType.MANIFEST, catalog_key_for_writer(writer_id), context)
-    signature, text = content[:_SIGNATURE_SIZE], content[_SIGNATURE_SIZE:]
-    _verify(signature, _signed(object_name, text), writer_id, verify_key_for_writer(writer_id), what)
+    text, writer_id = open_signed(ObjectType.MANIFEST, context, data, catalog_key, verify_key)
     manifest = _parse(text, name, repository_id, writer_id)
-    _check_attached(manifest, memoryview(data)[parse_header(data).sealed_size :], what)
+    attached = memoryview(data)[parse_header(data).sealed_size :]
+    _check_attached(manifest, attached, f"read {object_name}")
     return manifest
-
-
-def _signed(object_name: str, text: bytes) -> bytes:
-    raw = object_name.encode()
-    return _SIGNATURE_DOMAIN + len(raw).to_bytes(2, "little") + raw + text
-
-
-def _verify(signature: bytes, signed: bytes, writer_id: bytes, verify_key: bytes, what: str) -> None:
-    if public_id(verify_key) != writer_id:
-        raise DamageError(what, "its writer's id is not that of the public key")
-    try:
-        public_key(verify_key, what).verify(signature, signed)
-    except InvalidSignature as error:
-        raise DamageError(what, "its signature is wrong") from error
 
 
 def _check_attached(manifest: Manifest, attachments: memoryview, what: str) -> None:
