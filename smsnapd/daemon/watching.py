@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Final, Literal, NamedTuple, cast
 
 from smsnapd.daemon.plan import Plan
 from smsnapd.engine.looks import Hints as Hinted
+from smsnapd.errors import VolumeError
+from smsnapd.volume.mounts import mount_points_below
 from smsnapd.volume.watch import Counts, Gap, Hints, Watcher
 from smsnapd.volume.watch.hints import EVERYTHING, make_hints
 
@@ -21,20 +24,23 @@ _Kind = Literal["auto", "fanotify", "inotify", "poll"]
 class Look(NamedTuple):
     """What was taken for one run. `hints` is None where only a scan of everything will do.
 
-    `gaps` are those known before anything was taken, `began_s` is from then (by the monotonic clock).
+    `gaps` are those known before anything was taken, `began_s` is from then (by the monotonic clock), and
+    so are the `mounts` below the volume.
     """
 
     taken: Hints
     hints: Hinted | None
     gaps: int
     began_s: float
+    mounts: frozenset[bytes] = frozenset()
 
 
 class Watching:
     """A watcher and the rule when it is believed. For the worker's thread, but for `stop`.
 
     It is not believed until everything has been scanned once since it started, nor when it has lost events
-    since the last such scan, nor when that is too long ago (architecture, invariant 3).
+    since the last such scan, nor when that is too long ago (architecture, invariant 3); nor when something
+    has been mounted or unmounted below the volume, of which nobody tells.
     """
 
     def __init__(
@@ -49,10 +55,13 @@ class Watching:
         self._clock = clock
         self._pace = plan.pace
         self._wake = wake
+        self._root = plan.request.root
+        self._place = _place_of(self._root)
         self._watcher = watcher or Watcher(poll_interval_s=plan.pace.incremental_s)
         self._watcher.start(plan.request.root, cast(_Kind, plan.config.volume.watch), plan.excludes)
         self._scanned_s: float | None = None
         self._scanned_gaps = 0
+        self._scanned_mounts: frozenset[bytes] = frozenset()
         self._last_gap: Gap | None = None
         self._gap_count = 0
         self._is_over = False
@@ -107,13 +116,18 @@ class Watching:
         return self._pace.due_s(pending.first_event_s, pending.last_event_s)
 
     def has_any(self) -> bool:
-        """Whether anything is not committed, what has only just happened included."""
-        self._catch_up()
-        return self._scanned_s is None or self.due_s() is not None
+        """Whether anything is not committed, or may not be: what has only just happened included."""
+        caught_up = self._catch_up()
+        return not caught_up or self._scanned_s is None or self.due_s() is not None
+
+    def is_elsewhere(self) -> bool:
+        """Whether the volume's path leads to another directory than the one that is watched."""
+        return _place_of(self._root) != self._place
 
     def take(self, *, scan: bool) -> Look:
         """All that is pending, for a run that looks at everything if `scan`, or if it must."""
         gaps = self._count_gaps()
+        mounts = frozenset(mount_points_below(os.path.realpath(self._root)))
         began_s, as_of_ns = self._clock(), time.time_ns()
         # Whoever has just written a file and asks for a backup wants it in.
         caught_up = self._catch_up()
@@ -126,14 +140,16 @@ class Watching:
             and self._count_gaps() == self._scanned_gaps
             and EVERYTHING not in taken.subtrees
             and self._watcher.is_healthy
+            and mounts == self._scanned_mounts
         )
         hints = Hinted(taken.directories, taken.subtrees, as_of_ns) if believed and not scan else None
-        return Look(taken, hints, gaps, began_s)
+        return Look(taken, hints, gaps, began_s, mounts)
 
     def committed(self, look: Look) -> None:
         """The run that this was taken for went well."""
         if look.hints is None:
             self._scanned_s, self._scanned_gaps = look.began_s, look.gaps
+            self._scanned_mounts = look.mounts
 
     def failed(self, look: Look) -> None:
         """It did not: all that was taken is pending again."""
@@ -162,3 +178,13 @@ class Watching:
             self._wake()
             while not (self._is_over or self._taken.wait(_LISTEN_S)):
                 pass
+
+
+def _place_of(root: bytes) -> tuple[bytes, int, int]:
+    """Which directory a path leads to: its real path, device and inode. VolumeError if it leads nowhere."""
+    try:
+        status = os.stat(root)
+    except OSError as error:
+        what = f"watch {os.fsdecode(root)}"
+        raise VolumeError(what, error.strerror or str(error), "is it mounted?") from error
+    return os.path.realpath(root), status.st_dev, status.st_ino

@@ -169,6 +169,9 @@ class Worker:
         demand.reply.done(outcome)
 
     def _ensure_watching(self) -> Watching:
+        if self._watching is not None and self._watching.is_elsewhere():
+            self._watching.stop()
+            self._watching = None
         if self._watching is None:
             self._watching = self._start_watching(self._plan, self._agenda.wake)
         return self._watching

@@ -21,7 +21,7 @@ from smsnapd.engine.looks import HintedLooks, Hints, Look, look_everywhere, stat
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
-from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter
+from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter, by_path
 from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
@@ -34,7 +34,7 @@ from smsnapd.store.base import StoreSettings
 from smsnapd.store.counting import Requests
 from smsnapd.volume.attributes import Owners
 from smsnapd.volume.mounts import find_mount, syncfs
-from smsnapd.volume.scan import Excludes, ScanReport, scan
+from smsnapd.volume.scan import Excludes, ScanReport, list_directory, scan
 from smsnapd.volume.tarball.read import PackReader
 from smsnapd.volume.tree import Tree
 
@@ -155,6 +155,7 @@ class _Run:
             self._note_taken(lease)
         head = self._known_head(tenure) or self._listed_head(tenure)
         full = self._request.full or head is None
+        self._refuse_empty(head)
         hints = self._usable_hints(head, full)
         started_ns = self._started_ns(hints)
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
@@ -170,7 +171,8 @@ class _Run:
             "scan" if known is None else "events",
             known or (),
         )
-        if tenure is None or (self._changes.empty and not full):
+        told = head is not None and by_path(scanned.unreadable()) == [*head.incomplete]
+        if tenure is None or (self._changes.empty and told and not full):
             return self._unchanged(scanned.unreadable(), write=tenure is not None)
         writer = SnapshotWriter(
             self._repository,
@@ -203,6 +205,19 @@ class _Run:
         if tenure is None:
             return None
         return tenure.known_head(self._state.head, self._tree.root, self._filesystem)
+
+    def _refuse_empty(self, head: Parent | None) -> None:
+        """VolumeError for an empty directory where a volume was: that is not mounted, or a new one."""
+        if head is None or self._request.full or head.filesystem in ("", self._filesystem):
+            return
+        excludes = Excludes(self._request.exclude, self._left_out())
+        entries = list_directory(self._tree, excludes, ScanReport(), b"").entries
+        if all(entry.name in (b"", b"lost+found") for entry in entries):
+            raise VolumeError(
+                f"back up {path_text(self._tree.root)}",
+                "it is empty, and on another file system than what was backed up last",
+                "mount or restore the volume; if empty is what it should be: smsnap backup --full",
+            )
 
     def _listed_head(self, tenure: Tenure | None) -> Parent | None:
         """The newest commit, of the manifests as they are listed now."""
@@ -264,6 +279,9 @@ class _Run:
         excludes = Excludes(self._request.exclude, self._left_out())
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
         if hints is not None and head is not None:
+            # What could not be read may be by now, and nothing tells of it.
+            again = {issue.path for issue in head.incomplete}
+            hints = hints._replace(subtrees=hints.subtrees | again)
             looks = HintedLooks(self._tree, excludes, self._report, self._state, hints)
             self._compare(_renewing(lease, looks), rechecker)
             if not self._changes.lacks_names():

@@ -23,6 +23,7 @@ class Parent(NamedTuple):
     name: ManifestName
     hash: bytes
     incomplete: tuple[Issue, ...] = ()
+    filesystem: str = ""
 
 
 def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
@@ -32,7 +33,8 @@ def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
 
 def parent_of(recorded: Recorded) -> Parent:
     """A commit as that which the next one follows."""
-    return Parent(recorded.name, recorded.hash, recorded.manifest.completeness.incomplete)
+    manifest = recorded.manifest
+    return Parent(recorded.name, recorded.hash, manifest.completeness.incomplete, manifest.source.filesystem)
 
 
 def bring_up(

@@ -23,6 +23,7 @@ from smsnapd.engine.reuse import GRACE_S, check_kept, reusable
 from smsnapd.engine.storage import Storage
 from smsnapd.engine.storing import StoreTask
 from smsnapd.engine.tenure import Tenure
+from smsnapd.errors import VolumeError
 from smsnapd.format.keys import DataKey
 from smsnapd.format.manifest import Completeness, Issue, Manifest, ParentRef, Source, Statistics
 from smsnapd.format.names import ManifestName
@@ -33,6 +34,7 @@ from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.repository.manifests import commit_manifest
 from smsnapd.state import State, StateUpdate, TreeCounts
 from smsnapd.store.base import StoreSettings
+from smsnapd.volume.mounts import find_mount
 from smsnapd.volume.scan import ScanReport
 from smsnapd.volume.tarball.read import PackReader
 
@@ -141,8 +143,9 @@ class SnapshotWriter:
             self._record(assembler, storage, catalog, update, full)
             storage.finish()
             catalog.finish()
-            incomplete = _by_path(self._scanned.unreadable() + assembler.incomplete)
-            if not (full or assembler.stored or assembler.deleted):
+            incomplete = by_path(self._scanned.unreadable() + assembler.incomplete)
+            told = head is not None and incomplete == [*head.incomplete]
+            if not (full or assembler.stored or assembler.deleted) and told:
                 return Written(None, 0, 0, 0, incomplete)
             name = self._name(lease, head, full)
             attachments = Attachments(name.object_name())
@@ -152,10 +155,23 @@ class SnapshotWriter:
             )
             self._progress.phase("commit")
             self._look_again(tenure, table, catalog.rows, manifest)
+            self._check_held()
             committed = commit_manifest(self._repository, lease, manifest, attachments.data())
             self._update_index(update, committed, table, set(catalog.rows), full)
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
+
+    def _check_held(self) -> None:
+        """VolumeError if the volume was to be held read-only and is so no more; all has been read by now."""
+        if (
+            self._request.consistency == "read-only"
+            and "ro" not in find_mount(self._scanned.root).super_options
+        ):
+            raise VolumeError(
+                f"read {path_text(self._scanned.root)} while it is held read-only",
+                "it became writable before everything was read",
+                'nothing was committed; run it again, or set consistency = "live"',
+            )
 
     def _storage(self, table: ChunkTable, tenure: Tenure, attach_bytes: int, *, inline: bool) -> Storage:
         task = StoreTask(
@@ -310,7 +326,7 @@ class SnapshotWriter:
         update.commit(head)
 
 
-def _by_path(issues: list[Issue]) -> list[Issue]:
+def by_path(issues: list[Issue]) -> list[Issue]:
     """Each path once, with the first thing that was said of it."""
     first = {issue.path: issue for issue in reversed(issues)}
     return sorted(first.values())

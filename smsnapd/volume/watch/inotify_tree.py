@@ -162,6 +162,9 @@ class WatchedTree(WatchCallback):
             return
         if mask & _C.IN_MOVED_FROM:
             self._directories.detach(directory, name)
+            # Exchanged with another directory: an earlier event bound that, and no later one tells of it.
+            if not matched:
+                self._adopt(directory, name, moved=True)
         elif not matched and not mask & _C.IN_DELETE:
             self._adopt(directory, name, moved=bool(mask & _C.IN_MOVED_TO))
 

@@ -144,6 +144,22 @@ class Model:
         prefix = path + b"/" if path else b""
         return [path, *(other for other in self.now if other.startswith(prefix) and other != path)]
 
+    def present(self, when_ns: Iterable[int]) -> Iterator[set[bytes]]:
+        """For each of these times, which must rise, the paths that were there; one set, which changes."""
+        changes = sorted(
+            (naming.done_ns, number, path, naming.inode is not None)
+            for path, names in self.names.items()
+            for number, naming in enumerate(names)
+        )
+        there: set[bytes] = set()
+        place = 0
+        for when in when_ns:
+            while place < len(changes) and changes[place][0] < when:
+                _, _, path, is_there = changes[place]
+                (there.add if is_there else there.discard)(path)
+                place += 1
+            yield there
+
     def possible(self, path: bytes, window: Window) -> list[Inode | None]:
         """What the path can have named within the window."""
         found: list[Inode | None] = []

@@ -63,7 +63,8 @@ def judge(
         assert not history.damaged and not history.fenced
         for before, after in pairwise(history.names):
             assert after.sequence == before.sequence + 1, "a gap in the chain"
-        for name in history.names:
+        present = model.present(name.time_us * 1000 for name in history.names)
+        for name, there in zip(history.names, present, strict=True):
             target = place / "point"
             request = RestoreRequest(os.fsencode(target))
             try:
@@ -74,7 +75,7 @@ def judge(
                 found.wrong.append(f"{history.record(name).manifest.completeness.method} {name}: {error}")
                 continue
             assert not restored.not_restored, restored.not_restored
-            _Point(history.record(name).manifest, model, found).judge(os.fsencode(target))
+            _Point(history.record(name).manifest, model, found).judge(os.fsencode(target), there)
             shutil.rmtree(target)
     finally:
         repository.close()
@@ -97,7 +98,8 @@ class _Point:
         found.points.append(Looked(name.time_us / 1e6, how.method))
         found.missed += len(self._missed)
 
-    def judge(self, target: bytes) -> None:
+    def judge(self, target: bytes, there: set[bytes]) -> None:
+        """`there` are the paths that were there when the point's look began: others may be missing."""
         seen, numbers = see_below(target)
         groups: dict[int, list[bytes]] = {}
         for path in seen:
@@ -105,7 +107,7 @@ class _Point:
         for names in groups.values():
             if not self._missed.isdisjoint(names):
                 self._missed.update(names)
-        for path in seen.keys() | self._model.names.keys():
+        for path in seen.keys() | there:
             if path not in self._missed:
                 self._judge_path(path, seen.get(path))
         self._judge_groups(seen, numbers, groups)

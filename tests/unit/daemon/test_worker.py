@@ -1,12 +1,13 @@
 """What the worker does, when, and what it believes."""
 
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from smsnapd.daemon import memory
+from smsnapd.daemon import memory, watching
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.runs import Known
 from smsnapd.engine.backup import BackupOutcome
@@ -283,3 +284,38 @@ def test_the_history_is_learned_where_nothing_was_stored(tmp_path: Path) -> None
     point = stage.board.status.last_recovery_point
     assert point is not None and (point.id, point.time) == ("f" * 16, "2023-11-14T22:13:20.000000Z")
     assert stage.board.status.age_s is not None and stage.board.status.age_s > 0
+
+
+def test_another_directory_in_the_volumes_place_is_watched_anew(settled: Stage) -> None:
+    volume = Path(os.fsdecode(settled.plan.request.root))
+    volume.rename(volume.with_name("before"))
+    volume.mkdir()
+    settled.watcher.hear(b"a", at=settled.now)
+    settled.now += 10
+    assert settled.until_rest() == [("backup", None)]
+    assert settled.watcher.stopped
+
+
+def test_what_is_mounted_below_meanwhile_is_not_told_by_hints(
+    settled: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below = [b"data"]
+    monkeypatch.setattr(watching, "mount_points_below", lambda root: below)
+    for expected in (None, frozenset((b"a",))):
+        settled.watcher.hear(b"a", at=settled.now)
+        settled.now += 10
+        assert settled.until_rest() == [("backup", expected)]
+    below.clear()
+    settled.watcher.hear(b"a", at=settled.now)
+    settled.now += 10
+    assert settled.until_rest() == [("backup", None)]
+
+
+def test_who_cannot_know_whether_anything_is_pending_looks_before_the_end(tmp_path: Path) -> None:
+    stage = Stage(tmp_path)
+    stage.until_rest()
+    stage.watcher.catches_up = False
+    done = len(stage.runs.done)
+    stage.agenda.stop(60)
+    stage.worker.work()
+    assert stage.runs.done[done:] == [("backup", None)]

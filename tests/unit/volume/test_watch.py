@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -393,7 +394,7 @@ def test_a_stopped_watcher_leaves_nothing_behind(root: Path, kind: str) -> None:
     watcher.stop()
 
 
-def test_a_watcher_at_rest_sleeps(root: Path, kind: str) -> None:
+def test_a_watcher_at_rest_sleeps(tmp_path: Path, kind: str) -> None:
     def switches() -> int:
         count = 0
         for thread in threading.enumerate():
@@ -402,8 +403,9 @@ def test_a_watcher_at_rest_sleeps(root: Path, kind: str) -> None:
                 count += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
         return count
 
-    with watching(root, kind) as watcher:
-        (root / "file").touch()
+    # On a file system of its own: what others do on theirs wakes nobody here.
+    with loop_ext4(tmp_path, "own") as point, watching(point, kind) as watcher:
+        (point / "file").touch()
         news(watcher)
         threading.Event().wait(0.2)
         before = switches()
@@ -426,3 +428,20 @@ def test_the_volume_can_be_unmounted_and_that_is_no_silence(tmp_path: Path, kind
             watcher.wait(0.1)
         assert watcher.kind == kind
         assert all("unmounted" in gap.reason or "place of" in gap.reason for gap in watcher.gaps)
+
+
+def test_two_directories_that_change_places_are_both_watched_still(root: Path, kind: str) -> None:
+    for name in "ab":
+        (root / name / "in").mkdir(parents=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    with watching(root, kind) as watcher:
+        for _ in range(3):
+            done = libc.renameat2(-100, os.fsencode(root / "a"), -100, os.fsencode(root / "b"), 2)  # EXCHANGE
+            assert done == 0, os.strerror(ctypes.get_errno())
+            threading.Event().wait(1.5)  # a watch that was let go of would be taken away by then
+            news(watcher)
+            for name in ("a", "b", "a/in", "b/in"):
+                (root / name / "file").touch()
+                assert news(watcher).covers(os.fsencode(name)), name
+                (root / name / "file").unlink()
+                news(watcher)
