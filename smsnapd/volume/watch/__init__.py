@@ -6,8 +6,9 @@ two that hear from the kernel, `polling` is for where neither can be had; `direc
 inotify watch is which directory; `admission` knows what nobody asked about.
 
 What no kernel tells, so that a scan has to find it: a write through a shared mapping (the event comes when
-the mapping and the last descriptor are closed); a change of a file's metadata or content seen from its other
-hard links in other directories; a change made by another machine on a network file system.
+the mapping and the last descriptor are closed); a change of a file seen from its other hard links in other
+directories (a hinted run looks at those that the index knows; one that was made, written through and removed
+between two runs is known to nobody); a change made by another machine on a network file system.
 """
 
 from smsnapd.volume.watch.hints import Counts, Hints

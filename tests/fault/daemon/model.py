@@ -21,8 +21,8 @@ TICK_NS: Final = 20_000_000
 class Moment:
     """What an inode was from an operation on. `between` are contents that it had while that went on.
 
-    `told_ns` is when the kernel told of the operation: at its end, but of a store through a mapping when that
-    is gone (FOREVER until then).
+    `told_ns` is when it was told where to look: at its end, but of a store through a mapping when that is
+    gone (FOREVER until then), and never if the name that it went through is gone and others are left.
     """
 
     __slots__ = ("begin_ns", "between", "done_ns", "seen", "told_ns")
@@ -50,6 +50,10 @@ class Inode:
 
     def __init__(self) -> None:
         self.moments: list[Moment] = []
+        self.names = 0
+        """How many paths name it now."""
+        self.had_names = False
+        """Whether it ever had several."""
 
     @property
     def now(self) -> Seen:
@@ -62,10 +66,21 @@ class Inode:
             self.moments.append(moment)
 
     def told(self, now_ns: int) -> None:
-        """What the kernel had not told is told now."""
-        for moment in reversed(self.moments):
+        """What the kernel had not told is told now, of the name that it was opened by."""
+        for moment in () if self.had_names else reversed(self.moments):
             if moment.told_ns == FOREVER:
                 moment.told_ns = now_ns
+
+    def untold(self, since_ns: int) -> None:
+        """A name that it had since then is gone: what was done through that may be told of that name alone.
+
+        The kernel tells of the name that a file was opened by and of no other one. That is a known limit of
+        watching (smsnapd.volume.watch): the next look at everything finds it.
+        """
+        for moment in reversed(self.moments):
+            if moment.begin_ns < since_ns:
+                return
+            moment.told_ns = FOREVER
 
     def explains(self, seen: Seen, window: Window) -> bool:
         """Whether it can have been seen so within the window."""
@@ -132,10 +147,20 @@ class Model:
     def bind(self, path: bytes, inode: Inode | None, begin_ns: int, done_ns: int) -> None:
         """The path names another inode, or none any more."""
         self.names.setdefault(path, []).append(Naming(begin_ns, done_ns, inode))
-        if inode is None:
-            self.now.pop(path, None)
-        else:
+        before = self.now.pop(path, None)
+        if before is not None:
+            before.names -= 1
+        if inode is not None:
+            inode.names += 1
+            inode.had_names = inode.had_names or inode.names > 1
             self.now[path] = inode
+
+    def replace(self, path: bytes, inode: Inode | None, begin_ns: int, done_ns: int) -> None:
+        """As `bind`; what the path named before, if anything, has lost a name by it."""
+        before, namings = self.now.get(path), self.names.get(path)
+        self.bind(path, inode, begin_ns, done_ns)
+        if before is not None and namings is not None and before.names:
+            before.untold(namings[-2].begin_ns)
 
     def below(self, path: bytes) -> list[bytes]:
         """The path, and all that are below it now."""

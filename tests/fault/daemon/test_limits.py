@@ -45,7 +45,8 @@ def test_the_limit_is_raised_and_nothing_is_lost(place: Path) -> None:
         # By this daemon, or by another test's that met the limit at the same moment.
         assert int(limit.read_text()) > DIRECTORIES
         work_on(at)
-        assert at.judge().count("events")
+        # By hints or, while other tests use up watches of the same user, by scans.
+        assert len(at.judge().points) > 1
 
 
 def test_what_cannot_be_watched_is_scanned_at_intervals_and_said(place: Path) -> None:

@@ -198,7 +198,7 @@ class Workload:
             begin_ns = time.time_ns()
             os.write(descriptor, self._chance.randbytes(30))
             seen = see_open(descriptor)
-            inode.note(Moment(begin_ns, time.time_ns(), seen))
+            inode.note(Moment(begin_ns, time.time_ns(), seen, told_ns=FOREVER * inode.had_names))
 
     def _map(self) -> None:
         """A shared mapping, stored to now and then; the kernel tells nothing before it is gone."""
@@ -328,7 +328,7 @@ class Workload:
         os.rename(self._at(path), os.path.join(self._beside, b"out%d" % self._count))
         done_ns = time.time_ns()
         for other in self.model.below(path):
-            self.model.bind(other, None, begin_ns, done_ns)
+            self.model.replace(other, None, begin_ns, done_ns)
         self._look_again(begin_ns, os.path.dirname(path))
 
     # --- what the steps are made of
@@ -361,7 +361,7 @@ class Workload:
         for other, _ in moved:
             self.model.bind(other, None, begin_ns, done_ns)
         for other, inode in moved:
-            self.model.bind(to + other[len(path) :], inode, begin_ns, done_ns)
+            self.model.replace(to + other[len(path) :], inode, begin_ns, done_ns)
         self._look_again(begin_ns, os.path.dirname(path), os.path.dirname(to), to)
 
     def _remove(self, path: bytes) -> None:
@@ -370,7 +370,7 @@ class Workload:
             begin_ns = time.time_ns()
             is_directory = stat.S_ISDIR(self.model.now[other].now.kind)
             (os.rmdir if is_directory else os.unlink)(self._at(other))
-            self.model.bind(other, None, begin_ns, time.time_ns())
+            self.model.replace(other, None, begin_ns, time.time_ns())
             self._look_again(begin_ns, os.path.dirname(other))
 
     @contextlib.contextmanager
