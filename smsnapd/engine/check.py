@@ -250,8 +250,7 @@ class _Check:
             self._try(chain[-1].name.object_name(), self._fold, chain)
 
     def _fold(self, chain: list[Recorded]) -> None:
-        for _ in SnapshotTree(self._repository, chain).listings():
-            pass  # reading it is the check
+        SnapshotTree(self._repository, chain).verify()
 
     def _data_keys(self, volume: _Volume) -> None:
         """Those that chunks need must be there; what is there must be whole."""

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from smsnapd.engine.fold import checked, fold
-from smsnapd.errors import DamageError
+from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.catalog import Order, decode_segment
+from smsnapd.format.image import Image, pieces_of
 from smsnapd.format.manifest import Manifest
-from smsnapd.model import ChunkRef, Listing
+from smsnapd.model import ChunkRef, Entry, Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import CatalogOpener, ChunkOpener, Fetcher
 from smsnapd.repository.manifests import Recorded
@@ -33,8 +34,35 @@ class SnapshotTree:
         """The manifest of the recovery point."""
         return self._chain[-1].manifest
 
+    @property
+    def image(self) -> Image | None:
+        """The image that the chain begins with; None if that is a tree of files, too."""
+        return self._chain[0].manifest.image
+
+    def pieces(self) -> Iterator[Entry]:
+        """The pieces of the image that the chain begins with, in order; DamageError if they are not whole."""
+        assert self.image is not None
+        return pieces_of(self.image, self._layer(0))
+
+    def verify(self) -> None:
+        """Read every catalog of the chain, and hold the tree to what it must be; else DamageError."""
+        if self.image is None:
+            for _ in self.listings():
+                pass  # reading it is the check
+            return
+        for _ in self.pieces():
+            pass
+        for number in range(1, len(self._chain)):
+            for _ in self._layer(number):
+                pass
+
     def listings(self) -> Iterator[Listing]:
-        """The tree in catalog order; may be called again."""
+        """The tree in catalog order; may be called again. UsageError if an image is its lowest layer."""
+        if self.image is not None:
+            raise UsageError(
+                f"list the files of snapshot {self.newest.name.snapshot}",
+                "its chain begins with a block image, and files in those cannot be looked at yet",
+            )
         if len(self._chain) == 1:
             return checked(self._layer(0))
         return checked(fold([self._layer(number) for number in range(len(self._chain))]))

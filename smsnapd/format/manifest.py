@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 from blake3 import blake3
 
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format.codec import CONTENT_LIMITS, Context, ObjectType, parse_header
+from smsnapd.format.image import EXTENSION, Image, image_members, parse_image
 from smsnapd.format.keys import WriteKey
 from smsnapd.format.members import UPGRADE, Members, canonical_json, parse_canonical_json
 from smsnapd.format.names import ManifestName, format_time_us
@@ -23,9 +24,13 @@ from smsnapd.format.table import (
 )
 from smsnapd.model import ChunkRef, path_bytes, path_text
 
-KNOWN_EXTENSIONS: Final[frozenset[str]] = frozenset()
+KNOWN_EXTENSIONS: Final[frozenset[str]] = frozenset({EXTENSION})
 """What this version understands of `must_understand`."""
 
+Consistency = Literal["live", "read-only", "freeze"]
+"""How the volume was held while it was read: not at all, remounted, or frozen (images only)."""
+
+_CONSISTENCIES: Final[dict[str, Consistency]] = {name: name for name in get_args(Consistency)}
 _ID_MAX: Final = 2**32 - 1
 
 
@@ -93,7 +98,8 @@ class Manifest:
     """What a manifest says. Times are in microseconds since the epoch; `parent` is None for sequence 1.
 
     A row of `chunks` or `catalog` has in `manifest` "" for an object of its own, this manifest's
-    object name if it is attached here, or that of the manifest that it is attached to.
+    object name if it is attached here, or that of the manifest that it is attached to. `image` is that of
+    a block snapshot, whose catalog holds its pieces; None of a tar one.
     """
 
     repository_id: bytes
@@ -103,13 +109,18 @@ class Manifest:
     program: str
     host: str
     source: Source
-    consistency: Literal["live", "read-only"]
+    consistency: Consistency
     completeness: Completeness
     statistics: Statistics
     owners: Owners
     chunks: tuple[ChunkRef, ...]
     catalog: tuple[ChunkRef, ...]
-    mode: Literal["tar"] = "tar"
+    image: Image | None = None
+
+    @property
+    def mode(self) -> Literal["tar", "block"]:
+        """What it was read as: a tree of files or a device."""
+        return "tar" if self.image is None else "block"
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -187,10 +198,10 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
     places = number_places(name, (*manifest.chunks, *manifest.catalog), what)
     if any(ref.key_id != write_key.writer_id for ref in manifest.catalog):
         raise SmsnapError(what, "a segment of its catalog is another writer's", "take a full")
-    parent = manifest.parent
+    parent, image = manifest.parent, manifest.image
     return {
         "format": 1,
-        "must_understand": [],
+        "must_understand": [] if image is None else [EXTENSION],
         "repository": manifest.repository_id.hex(),
         "volume": manifest.name.volume,
         "snapshot": manifest.name.snapshot,
@@ -215,7 +226,7 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
         "attached_to": list(places)[2:],
         "chunks": encode_table(manifest.chunks, keys, places),
         "catalog": encode_table(manifest.catalog, {write_key.writer_id: 0}, places),
-    }
+    } | ({} if image is None else {"image": image_members(image)})
 
 
 def _text(text: str) -> str:
@@ -243,9 +254,7 @@ def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: byt
     _check_understood(members, what)
     _check_name(members, name, repository_id)
     chunks, catalog = _tables(members, name, writer_id, what)
-    consistency = members.text("consistency")
-    if consistency not in ("live", "read-only"):
-        members.refuse("consistency", "one that this version knows")
+    image = _image(members, name.kind, what)
     source = members.nested("source")
     return Manifest(
         repository_id=repository_id,
@@ -255,12 +264,13 @@ def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: byt
         program=members.text("program"),
         host=members.text("host"),
         source=Source(source.text("path"), source.text("filesystem")),
-        consistency="live" if consistency == "live" else "read-only",
+        consistency=_consistency(members, image),
         completeness=_completeness(members.nested("completeness")),
         statistics=_statistics(members.nested("statistics")),
         owners=_owners(members.nested("owners")),
         chunks=chunks,
         catalog=catalog,
+        image=image,
     )
 
 
@@ -270,8 +280,23 @@ def _check_understood(members: Members, what: str) -> None:
     unknown = set(members.texts("must_understand")) - KNOWN_EXTENSIONS
     if unknown:
         raise DamageError(what, f"it uses {', '.join(sorted(unknown))}", UPGRADE)
-    if members.text("mode") != "tar":
-        raise DamageError(what, f"its mode is {members.text('mode')}", UPGRADE)
+
+
+def _image(members: Members, kind: str, what: str) -> Image | None:
+    """The image of a manifest of mode block, which must say so where no reader can miss it."""
+    mode, extended = members.text("mode"), EXTENSION in members.texts("must_understand")
+    if mode not in ("tar", "block"):
+        raise DamageError(what, f"its mode is {mode}", UPGRADE)
+    if extended != (mode == "block") or (extended and kind != "full"):
+        members.refuse("mode", "that of its kind and of what it must be understood by")
+    return parse_image(members.nested("image")) if extended else None
+
+
+def _consistency(members: Members, image: Image | None) -> Consistency:
+    found = _CONSISTENCIES.get(members.text("consistency"))
+    if found is None or (found == "freeze" and image is None):
+        members.refuse("consistency", "one that this version knows")
+    return found
 
 
 def _check_name(members: Members, name: ManifestName, repository_id: bytes) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format.codec import Context, ObjectType, open_sealed, parse_header, seal, stored_hash
+from smsnapd.format.image import Image
 from smsnapd.format.keys import WriteKey
 from smsnapd.format.manifest import (
     Completeness,
@@ -182,6 +183,40 @@ def test_the_first_manifest_is_a_full_without_parent() -> None:
     assert decode(encode_manifest(first, WRITE_KEY), name) == first
 
 
+IMAGE = Image(5 * 2**30 + 512, "ext4", "9f0c1a52-8c52-4b8e-9a8b-1e8f3d1c2b00")
+FULL = NAME._replace(kind="full")
+
+
+def test_an_image_is_a_full_that_no_reader_can_take_for_a_tree() -> None:
+    block = replace(MANIFEST, name=FULL, chunks=(), catalog=(), consistency="freeze", image=IMAGE)
+    data = encode_manifest(block, WRITE_KEY)
+    assert decode(data, FULL) == block and block.mode == "block"
+    assert [size for _, size in IMAGE.pieces()] == [2**32, 2**30 + 512]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"consistency": "freeze"},
+        {"mode": "block"},
+        {"must_understand": ["block"]},
+        {"mode": "block", "must_understand": ["block"]},
+        {"mode": "block", "must_understand": ["block"], "image": IMAGE._asdict()},
+    ],
+)
+def test_an_incremental_is_no_image(change: dict[str, Any]) -> None:
+    with pytest.raises(DamageError):
+        decode(remade(lambda members: members.update(change)))
+
+
+@pytest.mark.parametrize("wrong", [{"size": 513}, {"size": 0}, {"piece": 65537}, {"filesystem": "ext9"}])
+def test_an_image_is_cut_at_cells_and_made_of_blocks(wrong: dict[str, Any]) -> None:
+    image = IMAGE._replace(**wrong)
+    block = replace(MANIFEST, name=FULL, chunks=(), catalog=(), image=image)
+    with pytest.raises(SmsnapError, match="a reader would refuse it"):
+        encode_manifest(block, WRITE_KEY)
+
+
 def test_attachments_are_found_by_their_rows() -> None:
     for row, stored in ((MANIFEST.chunks[1], ATTACHED[0]), (MANIFEST.catalog[1], ATTACHED[1])):
         assert attached_object(DATA, row) == stored
@@ -303,7 +338,7 @@ def test_a_wrong_value_is_refused(member: str, value: object) -> None:
 
 @pytest.mark.parametrize("member", ["format", "must_understand", "mode"])
 def test_what_a_later_version_wrote_says_to_upgrade(member: str) -> None:
-    value = {"format": 2, "must_understand": ["fold"], "mode": "block"}[member]
+    value = {"format": 2, "must_understand": ["fold"], "mode": "fold"}[member]
     with pytest.raises(DamageError) as caught:
         decode(remade(lambda found: found.update({member: value})))
     assert "later smsnapd" in caught.value.hint
