@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from smsnapd.daemon import considerate
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.plan import Plan
-from smsnapd.engine.backup import BackupOutcome, run_backup
+from smsnapd.engine.backup import BackupOutcome, begun_here, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.history import History
 from smsnapd.engine.looks import Hints
@@ -168,7 +168,7 @@ class Runs:
         repository = self._open()
         self._opened_s, self._place = self._clock(), self._place_now()
         self._repository, self._is_open = repository, True
-        self._tenure = Tenure(repository, self._plan.request.volume)
+        self._tenure = begun_here(repository, self._plan.request)
         return repository
 
     def _open(self) -> Repository:

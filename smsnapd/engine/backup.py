@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.extras import directory_of
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import Parent, begin_anew, bring_up, continued_elsewhere, parent_of, rolled_back
+from smsnapd.engine.leaseplace import lease_note
 from smsnapd.engine.looks import HintedLooks, Hints, Look, look_everywhere, stat_entry
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
@@ -38,7 +40,7 @@ from smsnapd.volume.scan import Excludes, ScanReport, list_directory, scan
 from smsnapd.volume.tarball.read import PackReader
 from smsnapd.volume.tree import Tree
 
-__all__ = ["BackupOutcome", "BackupRequest", "run_backup"]
+__all__ = ["BackupOutcome", "BackupRequest", "begun_here", "run_backup"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def run_backup(
     names.check_volume_name(request.volume)
     if request.dry_run:
         return _run(repository, settings, request, progress, None, clock_ns)
-    held = tenure or Tenure(repository, request.volume)
+    held = tenure or begun_here(repository, request)
     try:
         held.begin(take_over=request.take_over)
         return _run(repository, settings, request, progress, held, clock_ns)
@@ -89,6 +91,12 @@ def run_backup(
     finally:
         if tenure is None:
             held.release()
+
+
+def begun_here(repository: Repository, request: BackupRequest) -> Tenure:
+    """A tenure of the writer whose local state the request names."""
+    note = partial(lease_note, request.state_dir, repository.repository_id, request.volume)
+    return Tenure(repository, request.volume, open_note=note)
 
 
 def _run(

@@ -7,7 +7,7 @@ its generation is this writer's still (architecture, invariant 1).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from smsnapd.engine.history import History
@@ -16,7 +16,8 @@ from smsnapd.format import names
 from smsnapd.format.keys import DataKey
 from smsnapd.repository import Repository
 from smsnapd.repository.clock import StoreClock
-from smsnapd.repository.lease import LEASE_S, Lease
+from smsnapd.repository.lease import LEASE_S, Lease, is_dead
+from smsnapd.repository.leasenote import LeaseNote
 from smsnapd.state import Head
 
 DATA_KEY_S: Final = 86400.0
@@ -44,12 +45,19 @@ class Tenure:
         *,
         lease_s: float = LEASE_S,
         clock: StoreClock | None = None,
+        open_note: Callable[[], LeaseNote] | None = None,
     ) -> None:
-        """`lease_s` is how long the lease lasts without renewal, in seconds."""
+        """`lease_s` is how long the lease lasts without renewal, in seconds.
+
+        With `open_note`, which opens where the lease is noted, a lease that this writer left behind when it
+        lost its power does not keep it waiting.
+        """
         self._repository = repository
         self._volume = volume
         self._lease_s = lease_s
         self._clock = clock or StoreClock(repository.store.now)
+        self._open_note = open_note
+        self._note: LeaseNote | None = None
         self._lease: Lease | None = None
         self._began_s = 0.0
         self._is_sound = False
@@ -78,6 +86,8 @@ class Tenure:
             self._began_s = self._clock.now()
             return
         self.forget()
+        if self._open_note is not None:
+            self._note = self._open_note()
         self._lease = Lease.take(
             self._repository.store,
             self._repository.id,
@@ -85,7 +95,10 @@ class Tenure:
             take_over=take_over,
             lease_s=self._lease_s,
             clock=self._clock,
+            dead=is_dead if self._note is None else self._note.is_dead,
         )
+        if self._note is not None:
+            self._note.keep(self._lease.holder)
         self._is_sound = True
         self._began_s = self._clock.now()
 
@@ -104,6 +117,8 @@ class Tenure:
         self._data_keys = set()
         if self._lease is not None:
             self._lease.abandon()
+        if self._note is not None:
+            self._note.close()
 
     def release(self) -> None:
         """Give the lease back, if there is one. Nothing is raised if that fails: it ends by its time."""

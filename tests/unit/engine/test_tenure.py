@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome, BackupRequest, run_backup
+from smsnapd.engine.backup import BackupOutcome, BackupRequest, begun_here, run_backup
 from smsnapd.engine.history import History
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Silent
@@ -439,3 +439,24 @@ def test_a_machine_that_has_another_name_by_now_is_the_same(
 
 def test_a_dry_run_takes_no_lease(writer: Writer) -> None:
     assert writer.asked(lambda: writer.back_up(dry_run=True)) == ["list manifests"]
+
+
+def test_after_a_power_cut_its_next_start_goes_on_at_once(
+    writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also from the very first lease, when there was no state directory yet; a refused try leaves no lock."""
+    state_dir = writer.protected.state_dir / "not" / "there" / "yet"
+    again = BackupRequest(bytes(writer.protected.root), VOLUME, state_dir, workers=0)
+    ids = iter(range(1 << 30))
+    monkeypatch.setattr("smsnapd.repository.lease._boot_id", lambda: str(next(ids)))
+    writer.tenure = begun_here(writer.repository, again)
+    writer.tenure.begin()
+    other = begun_here(writer.repository, again)
+    for _ in range(2):
+        with pytest.raises(LockedError):
+            other.begin()
+    assert writer.tenure._note is not None
+    writer.tenure._note.close()  # as the end of its process does
+    other.begin()
+    assert other.lease.generation == 2
+    other.release()
