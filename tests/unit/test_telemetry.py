@@ -1,11 +1,13 @@
 """Progress and logs: who sees what, how often, and what nobody sees."""
 
+import contextlib
 import io
 import json
 import logging
 import os
 import pty
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -128,16 +130,28 @@ def test_notes_go_to_the_log(log) -> None:
     assert stream.getvalue() == "smsnap: INFO: the state is of another volume [bold]\n"
 
 
+def everything_on(terminal: io.RawIOBase) -> bytes:
+    """What was written to a terminal until its last writer closed it, which its master sees as EIO."""
+    shown = bytearray()
+    with contextlib.suppress(OSError):
+        while piece := terminal.read(65536):
+            shown += piece
+    return bytes(shown)
+
+
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
     ours, theirs = pty.openpty()
-    with os.fdopen(theirs, "w") as stream:
-        with telemetry.progress_to(stream, as_json=False, quiet=False) as progress:
+    with ThreadPoolExecutor(1) as pool, os.fdopen(ours, "rb", buffering=0) as terminal:
+        reading = pool.submit(everything_on, terminal)
+        with (
+            os.fdopen(theirs, "w") as stream,
+            telemetry.progress_to(stream, as_json=False, quiet=False) as progress,
+        ):
             assert isinstance(progress, TerminalProgress)
             use(progress)
-        shown = os.read(ours, 65536).decode()
-    os.close(ours)
+        shown = reading.result().decode()
     assert "the state is of another volume [bold]" in shown
     assert "10 of 10 files" in shown and "2.00 KiB" in shown and "1.00 KiB stored" in shown
 

@@ -403,14 +403,19 @@ def test_a_watcher_at_rest_sleeps(tmp_path: Path, kind: str) -> None:
                 count += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
         return count
 
+    def switches_in_a_second() -> int:
+        before = switches()
+        threading.Event().wait(1.0)
+        return switches() - before
+
     # On a file system of its own: what others do on theirs wakes nobody here.
     with loop_ext4(tmp_path, "own") as point, watching(point, kind) as watcher:
         (point / "file").touch()
         news(watcher)
-        threading.Event().wait(0.2)
-        before = switches()
-        threading.Event().wait(1.0)
-        assert switches() - before <= 10  # a thread that polls wakes far more often
+        # A thread that polls wakes far more often than this in every second; one that sleeps does so in one
+        # of them at least, however busy the machine is with others.
+        fewest = min(switches_in_a_second() for _ in range(10))
+        assert fewest <= 10
 
 
 def test_the_volume_can_be_unmounted_and_that_is_no_silence(tmp_path: Path, kind: str) -> None:
