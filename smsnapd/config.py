@@ -185,7 +185,8 @@ class RepositoryConfig:
     """Where it goes. An empty region is the notebook's; an empty endpoint is AWS.
 
     Limits are in bytes a second, all processes together; 0 is none. `storage_class` is for chunks alone, and
-    with `sse` it is S3's: "" leaves them to the bucket.
+    with `sse` it is S3's: "" leaves them to the bucket. With an `object_lock` everything that recovery points
+    need is locked for `object_lock_days`, again and again.
     """
 
     url: str = _key(_url, "")
@@ -200,6 +201,8 @@ class RepositoryConfig:
     sse: str = _key(_choice("", "AES256", "aws:kms"), "")
     kms_key: str = _key(_text, "")
     request_payer: bool = _key(_flag, False)
+    object_lock: str = _key(_choice("", "governance", "compliance"), "")
+    object_lock_days: int = _key(_number(1, 36_500), 30)
 
 
 @dataclass(frozen=True)
@@ -460,6 +463,12 @@ def _check_together(config: Config) -> None:
             f"use repository.kms_key of {source}",
             'it is for sse = "aws:kms", which is not set',
             'write sse = "aws:kms" as well, or remove the key',
+        )
+    if config.repository.object_lock and config.repository.url.startswith("file:"):
+        raise ConfigError(
+            f"use repository.object_lock of {source}",
+            "the repository is a directory, and only S3 locks objects",
+            "remove object_lock, or name an s3:// repository",
         )
     if config.backup.mode == "tar" and config.backup.consistency == "freeze":
         raise ConfigError(

@@ -28,7 +28,7 @@ the same document: {"Version": "2012-10-17", "Statement": [{"Sid", "Effect", "Ac
 @click.option("--all-volumes", is_flag=True, help="For every volume of the repository, not one.")
 @click.option("--kms-key", default="", metavar="ARN", help="The key that the bucket encrypts with (SSE-KMS).")
 @click.option("--versions", is_flag=True, help="Old versions of objects too, in a versioned bucket.")
-@click.option("--object-lock", "lock", is_flag=True, help="writer, pruner: set and extend retention too.")
+@click.option("--object-lock", "lock", is_flag=True, help="writer, pruner: lock objects too; as configured.")
 @click.option("--init", "may_init", is_flag=True, help="writer: `smsnap init` too, until it is done.")
 @click.option("--bucket-policy", "for_bucket", is_flag=True, help="A policy of the bucket, for everybody.")
 @click.option("--principal", "principals", multiple=True, metavar="ARN", help="Role or user that may prune.")
@@ -78,6 +78,7 @@ def iam_policy(
             "make an IAM policy", "--principal is for a bucket policy", "give --bucket-policy too"
         )
     volume = "" if all_volumes else session.own_volume
+    lock = lock or (bool(session.settings.object_lock) and role in ("writer", "pruner"))
     policy = role_policy(place, Grant(role, volume, kms_key, versions, lock, may_init))
     _show(session, policy, volume)
     return 0

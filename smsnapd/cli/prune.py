@@ -27,7 +27,8 @@ REPORT = """
  "marked": true or false, "listed": {"objects", "bytes"},
  "deleted": {"objects", "bytes"},
  "waiting": {"objects", "bytes"}, "waiting_until": time or null,
- "kept_by_store", "uploads_abandoned", "may_delete": true or false,
+ "kept_by_store", "locks_extended", "lock_error": as error,
+ "uploads_abandoned", "may_delete": true or false,
  "findings": [{"object", "problem"}], "notes": [text],
  "error": null or {"error", "what", "why", "hint", "exit_status"}}]}
 "marked" is false if another writer has the volume's lease: its own prune lists then.
@@ -45,6 +46,9 @@ def prune(dry_run: bool) -> int:
     clock of the store, if nothing refers to it by then. Backups and restores may run meanwhile, and a
     prune that was interrupted is finished by the next.
 
+    With [repository] object_lock it first extends the locks of what recovery points need, those of which half
+    is over; what is locked still, and of no use any more, is counted and deleted by a later one.
+
     Who may not delete lists only; somebody who may runs it elsewhere (for S3: smsnap iam-policy pruner).
     Exit status 13 means damage: of a volume with a manifest that is damaged or missing nothing is removed.
     """
@@ -56,6 +60,7 @@ def prune(dry_run: bool) -> int:
         grace_s=session.config.retention.grace.total_seconds(),
         dry_run=dry_run,
         state_dir=session.state_dir,
+        lock_s=session.settings.lock_s,
     )
     with session.repository(contents=False) as repository, session.progress() as progress:
         report = run_prune(repository, request, progress)
@@ -65,7 +70,8 @@ def prune(dry_run: bool) -> int:
 
 def exit_status(report: PruneReport) -> int:
     """That of damage, if there is any; else of the first volume that could not be pruned; else 0."""
-    errors = [pruned.error for pruned in report.volumes if pruned.error is not None]
+    told = (error for pruned in report.volumes for error in (pruned.error, pruned.lock_error))
+    errors = [error for error in told if error is not None]
     if any(pruned.refused for pruned in report.volumes) or any(
         isinstance(error, DamageError) for error in errors
     ):
@@ -77,8 +83,8 @@ def _report(session: Session, report: PruneReport, dry_run: bool) -> None:
     if session.options.json:
         output.document({"dry_run": dry_run, "volumes": list(map(_volume_object, report.volumes))})
     for pruned in report.volumes:
-        if pruned.error is not None:
-            output.complain(pruned.error, as_json=session.options.json)
+        for error in filter(None, (pruned.error, pruned.lock_error)):
+            output.complain(error, as_json=session.options.json)
         if not session.options.json:
             _tell(session, pruned, dry_run)
     if not (report.volumes or session.options.json or session.options.quiet):
@@ -105,6 +111,8 @@ def _sentence(pruned: VolumePruned, dry_run: bool) -> str:
         parts.append(f"{_amount(pruned.waiting)} waiting{when}")
     if pruned.kept:
         parts.append(f"{pruned.kept:,} kept by the store")
+    if pruned.locks:
+        parts.append(f"{pruned.locks:,} locks {would}extended")
     if pruned.uploads:
         parts.append(f"{pruned.uploads:,} unfinished uploads abandoned")
     return "; ".join(parts)
@@ -124,6 +132,8 @@ def _volume_object(pruned: VolumePruned) -> dict[str, Any]:
         "waiting": pruned.waiting._asdict(),
         "waiting_until": None if until is None else utc_text(until),
         "kept_by_store": pruned.kept,
+        "locks_extended": pruned.locks,
+        "lock_error": _error_object(pruned.lock_error),
         "uploads_abandoned": pruned.uploads,
         "may_delete": pruned.may_delete,
         "findings": [{"object": name, "problem": problem} for name, problem in pruned.refused],

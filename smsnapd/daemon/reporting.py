@@ -80,7 +80,10 @@ class Reporter:
             _log.info("%s", note)
         for name, problem in done.refused:
             _log.error("damaged: %s: %s", name, problem)
-        if done.refused:
+        if done.lock_error is not None:
+            _log.error("%s", done.lock_error)
+            self._teller.tell(Notice("failure", "prune", elapsed_s, error=str(done.lock_error)))
+        elif done.refused:
             error = f"{len(done.refused)} damaged, the first is {done.refused[0][0]}: {done.refused[0][1]}"
             self._teller.tell(Notice("failure", "prune", elapsed_s, error=error))
         else:

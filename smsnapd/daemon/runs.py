@@ -124,7 +124,7 @@ class Runs:
         if self._tenure is not None:
             self._tenure.release()
         try:
-            asked = PruneRequest(*place, state_dir=plan.request.state_dir)
+            asked = PruneRequest(*place, state_dir=plan.request.state_dir, lock_s=plan.settings.lock_s)
             (pruned,) = run_prune(repository, asked, progress).volumes
         finally:
             considerate.give_back_memory()

@@ -46,7 +46,8 @@ class StoreSettings:
 
     S3 again: `storage_class` is that of chunks, `sse` ("AES256" or "aws:kms") and `kms_key` are of every put;
     "" leaves it to the bucket. `request_payer` says that whoever asks pays. With `as_of_s`, seconds since
-    the epoch, the store is what a versioned bucket held then, and read only; 0 is now.
+    the epoch, the store is what a versioned bucket held then, and read only; 0 is now. With `object_lock`
+    ("GOVERNANCE" or "COMPLIANCE") what is put is locked against deletion for `object_lock_days`.
     """
 
     url: str
@@ -67,6 +68,13 @@ class StoreSettings:
     kms_key: str = ""
     request_payer: bool = False
     as_of_s: float = 0.0
+    object_lock: str = ""
+    object_lock_days: int = 0
+
+    @property
+    def lock_s(self) -> float:
+        """How long what is put stays locked, in seconds; 0 if it is not locked."""
+        return self.object_lock_days * 86400.0 if self.object_lock else 0.0
 
 
 class Store(Protocol):
@@ -101,7 +109,20 @@ class Store(Protocol):
     def delete(self, name: str) -> None:
         """Remove the object; nothing happens if there is none.
 
-        `DeniedError` if that is not allowed here, `KeptError` if the store does not let it go yet.
+        `DeniedError` if that is not allowed here, `KeptError` if the store does not let it go yet. A bucket
+        with Object Lock lets it go from sight, and keeps the bytes: who minds asks `locked_until` before.
+        """
+
+    def locked_until(self, name: str) -> float:
+        """Until when the object cannot be deleted for good: seconds since the epoch, by the store's clock.
+
+        0 if it is not locked, infinity if it is until somebody says otherwise. `ObjectMissingError`.
+        """
+
+    def lock(self, name: str, until_s: float) -> None:
+        """Lock an object that exists until then; a lock that lasts longer stays. May be repeated.
+
+        `DeniedError` if that is not allowed here, another `StoreError` if nothing can be locked here.
         """
 
     def try_delete(self, below: str = "") -> None:

@@ -169,6 +169,15 @@ class DirectoryStore:
                 with contextlib.suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                     os.unlink(name, dir_fd=root)
 
+    def locked_until(self, name: str) -> float:
+        """Nothing keeps whoever may write to a directory from removing what is in it."""
+        return 0.0
+
+    def lock(self, name: str, until_s: float) -> None:
+        """Refuse."""
+        what = f"lock {name} in {self.url}"
+        raise StoreError(what, "a directory has no locks", "leave out object_lock, or use S3")
+
     def try_delete(self, below: str = "") -> None:
         """See whether this user may change the directories that objects are in."""
         with _translating(f"delete objects in {self.url}"):

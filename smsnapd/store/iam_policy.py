@@ -179,13 +179,22 @@ def _changes(place: Place, grant: Grant) -> list[Statement]:
         _statement("AbandonParts", "Allow", ["s3:AbortMultipartUpload"], all_of_it),
     ]
     if grant.lock:
-        retention = ["s3:PutObjectRetention", "s3:GetObjectRetention"]
-        statements.append(_statement("LockObjects", "Allow", retention, all_of_it))
+        statements.append(_locking(place, all_of_it))
     if grant.init:
         statements.append(
             _statement("MakeTheRepository", "Allow", put, place.objects("repository", "keys/*"), _ADDS)
         )
     return statements
+
+
+def _locking(place: Place, all_of_it: list[str]) -> Statement:
+    """Locking, with what nothing opens without; and seeing locks, as HEAD shows them to who may ask.
+
+    One statement, and in it "?e*" for `repository` and `keys/…`: a managed policy may have 6,144 characters.
+    """
+    actions = ["s3:PutObjectRetention", "s3:GetObjectRetention", "s3:GetObjectLegalHold"]
+    resources = [place.bucket_arn, *place.objects("?e*"), *all_of_it]
+    return _statement("LockObjects", "Allow", [*actions, "s3:GetBucketObjectLockConfiguration"], resources)
 
 
 def _removals(place: Place, grant: Grant) -> list[Statement]:

@@ -36,6 +36,7 @@ class MemoryStore:
         self.url = f"memory://{name}"
         self._clock = clock
         self._objects: dict[str, bytes] = {}
+        self._locks: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -88,6 +89,18 @@ class MemoryStore:
         check_name("delete", name)
         with self._lock:
             self._objects.pop(name, None)
+            self._locks.pop(name, None)
+
+    def locked_until(self, name: str) -> float:
+        """What `lock` was told."""
+        self.get(name)
+        return self._locks.get(name, 0.0)
+
+    def lock(self, name: str, until_s: float) -> None:
+        """Remember it: whoever deletes must ask."""
+        self.get(name)
+        with self._lock:
+            self._locks[name] = max(until_s, self._locks.get(name, 0.0))
 
     def try_delete(self, below: str = "") -> None:
         """Nobody is kept from deleting."""

@@ -37,6 +37,12 @@ def is_chunk(name: str) -> bool:
     return name.startswith("volumes/") and name.split("/")[2:3] == ["chunks"]
 
 
+def is_lasting(name: str) -> bool:
+    """Whether recovery points need the object `name`, or may: it is neither a lease nor a garbage list."""
+    inside = name.split("/")[2:3] if name.startswith("volumes/") else []
+    return inside not in (["lease"], ["garbage"])
+
+
 def check_name(doing: str, name: str) -> None:
     """Raise a permanent `StoreError` ("cannot `doing` `name`…") if no object may be called `name`."""
     if not is_name(name):

@@ -45,6 +45,7 @@ from smsnapd.store.s3_answers import (
 from smsnapd.store.s3_body import prepare_puts, request_body
 from smsnapd.store.s3_download import read_answer
 from smsnapd.store.s3_listing import KeyOrder, Page
+from smsnapd.store.s3_locks import Locks, lock_options
 from smsnapd.store.s3_options import pay_for_requests, put_options
 from smsnapd.store.s3_region import region_for
 from smsnapd.store.s3_stock import Stocked, stock
@@ -96,6 +97,7 @@ class S3Store:
         self._lock = threading.Lock()
         self._made: tuple[int, Any] | None = None
         self._order = KeyOrder(self._page, bucket)
+        self._locks = Locks(self._call, bucket, settings.object_lock)
 
     def __repr__(self) -> str:
         return f"S3Store({self.url!r})"
@@ -156,6 +158,20 @@ class S3Store:
         check_name("delete", name)
         with contextlib.suppress(ObjectMissingError):
             self._delete(self._base + name)
+
+    def locked_until(self, name: str) -> float:
+        """As the object's head says it, to whoever may see that (s3:GetObjectRetention); one HEAD."""
+        check_name("ask about", name)
+        return self._locks.until(self._base + name)
+
+    def lock(self, name: str, until_s: float) -> None:
+        """Set or extend the retention of the object's newest version."""
+        check_name("lock", name)
+        self._locks.extend(self._base + name, until_s)
+
+    def can_lock(self) -> bool:
+        """Whether the bucket has Object Lock. `DeniedError` if that may not be known."""
+        return self._locks.is_possible()
 
     def try_delete(self, below: str = "") -> None:
         """Ask to delete an object that is not there.
@@ -220,7 +236,8 @@ class S3Store:
     def _put(self, doing: str, name: str, data: Buffer, **condition: str) -> str:
         """One PUT; returns the ETag. `ConflictError` if the condition did not hold."""
         key = self._base + name
-        extra = {**put_options(self._settings, name, data), **condition}
+        settings = self._settings
+        extra = {**put_options(settings, name, data), **lock_options(settings, name, data), **condition}
         with self._translating(f"{doing} s3://{self._bucket}/{key}", "s3:PutObject"):
             response = self._client().put_object(
                 Bucket=self._bucket, Key=key, Body=request_body(data, self._pacer), **extra

@@ -94,7 +94,8 @@ _PERMANENT: Final = {
     "XMinioStorageFull": ("the server is full", _FULL),
     "InvalidRequest": (
         "the server refuses the request",
-        'if it asks for a checksum, set checksums = "when_supported"; if it refuses one, "when_required"',
+        'if it asks for a checksum, set checksums = "when_supported"; if it refuses one, "when_required";'
+        " with object_lock, the bucket must have Object Lock on",
     ),
     "EntityTooLarge": ("the server refuses an object of this size", "raise its limit to 64 MiB or more"),
 }

@@ -118,6 +118,14 @@ class PastStore:
         """Refuse."""
         self._refuse(f"delete {name}")
 
+    def locked_until(self, name: str) -> float:
+        """Whether it could be deleted is a matter of the present."""
+        return self._present.locked_until(name)
+
+    def lock(self, name: str, until_s: float) -> None:
+        """Refuse."""
+        self._refuse(f"lock {name}")
+
     def try_delete(self, below: str = "") -> None:
         """Refuse."""
         self._refuse("delete objects")

@@ -87,6 +87,14 @@ class FaultyStore:
         fault = self._before("delete", name)
         self._after(fault, "delete", name, self.wrapped.delete(name))
 
+    def locked_until(self, name: str) -> float:
+        fault = self._before("locked_until", name)
+        return self._after(fault, "locked_until", name, self.wrapped.locked_until(name))
+
+    def lock(self, name: str, until_s: float) -> None:
+        fault = self._before("lock", name)
+        self._after(fault, "lock", name, self.wrapped.lock(name, until_s))
+
     def try_delete(self, below: str = "") -> None:
         fault = self._before("try_delete", below)
         self._after(fault, "try_delete", below, self.wrapped.try_delete(below))

@@ -7,6 +7,7 @@ no recovery point; and whoever was overtaken says so.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 import time
@@ -33,6 +34,7 @@ from tests.fault.writer import Child, Reported, Stop, Stopping, Writer, calls_of
 from tests.servers import S3Server
 from tests.unit.engine.test_backup_races import At
 
+LONG = bool(os.environ.get("SMSNAP_LONG"))
 SHORT_S = 1.5
 RUNS = 2
 
@@ -92,16 +94,31 @@ class Ground:
             assert run_check(repository, self.settings, request, Silent()).findings == ()
 
 
-@pytest.fixture(params=["directory", pytest.param("seaweed", marks=pytest.mark.server)])
+GROUNDS = ["directory", pytest.param("seaweed", marks=pytest.mark.server)]
+LOCKED = pytest.param("locked", marks=pytest.mark.server)
+"""SeaweedFS with Object Lock."""
+
+
+@pytest.fixture(params=GROUNDS)
 def ground(request: pytest.FixtureRequest, place: Path, s3_settings: Callable[..., StoreSettings]) -> Ground:
     settings = StoreSettings((place / "repository").as_uri())
     if request.param == "seaweed":
         server: S3Server = request.getfixturevalue("seaweed")
         settings = s3_settings(server, "ready", f"two/{uuid.uuid4().hex}")
+    elif request.param == "locked":
+        settings = _locked(request.getfixturevalue("seaweed"), s3_settings)
     store = open_store(settings)
     created = Repository.create(store, "a passphrase that nobody needs")
     store.close()
     return Ground(place, settings, created.recovery_key, created.write_key_text)
+
+
+def _locked(server: S3Server, s3_settings: Callable[..., StoreSettings]) -> StoreSettings:
+    """A new bucket with Object Lock, in which everything is locked that may be."""
+    bucket = f"locked-{uuid.uuid4().hex}"
+    with contextlib.closing(server.client()) as client:
+        client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    return s3_settings(server, bucket, "two", object_lock="COMPLIANCE", object_lock_days=1)
 
 
 # --- asleep, past the lease
@@ -167,6 +184,7 @@ class Sleeper:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ground", [*GROUNDS, *([LOCKED] if LONG else [])], indirect=True)
 @pytest.mark.parametrize("amid", [False, True], ids=["behind the rival's commit", "amid the rival's run"])
 def test_one_that_slept_past_its_lease_at_any_store_call(ground: Ground, amid: bool) -> None:
     calls = calls_of(ground.writer("counted", "counted"), RUNS)
@@ -223,6 +241,7 @@ def compete(writer: Writer, name: str, commits: int) -> tuple[Reported, list[Tur
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ground", [*GROUNDS, LOCKED], indirect=True)
 def test_of_two_at_once_one_commits_at_a_time(ground: Ground) -> None:
     names = ("one", "two")
     children = [Child(partial(compete, ground.writer(name, "contended"), name, commits=5)) for name in names]

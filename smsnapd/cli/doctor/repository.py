@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,14 @@ from smsnapd.cli.doctor.patient import Patient, existing
 from smsnapd.cli.doctor.policy import action_in, policy_line
 from smsnapd.cli.times import local_text
 from smsnapd.daemon import protection
-from smsnapd.errors import DamageError, ObjectMissingError, SmsnapError, StoreError, WrongKeyError
+from smsnapd.errors import (
+    DamageError,
+    DeniedError,
+    ObjectMissingError,
+    SmsnapError,
+    StoreError,
+    WrongKeyError,
+)
 from smsnapd.format import names
 from smsnapd.model import CHUNK_TARGET
 from smsnapd.store.rights import Right, try_rights
@@ -241,6 +249,37 @@ def upload(patient: Patient) -> Iterator[Judged]:
         yield ok(f"{size_text(limit)} a second at most, all of smsnapd together")
 
 
+def locks(patient: Patient) -> Iterator[Judged]:
+    """Whether the store can lock what is put, as configured, and has done it."""
+    from smsnapd.store.s3 import S3Store
+
+    settings, store = patient.settings.use(), patient.answering_store()
+    if not settings.object_lock or not isinstance(store, S3Store):
+        yield skipped("no object_lock is configured")
+        return
+    with contextlib.suppress(DeniedError):  # not everybody may know; then an object shows it
+        if not store.can_lock():
+            yield fail("the bucket has no Object Lock, so whatever is stored is refused", _lock_it(store.url))
+            return
+    try:
+        until_s = store.locked_until(names.REPOSITORY)
+    except ObjectMissingError:
+        yield ok("the bucket has Object Lock")
+        return
+    told = f"{settings.object_lock.lower()} locks, of {settings.object_lock_days} days"
+    if until_s <= patient.clock() - patient.skew_s.use():
+        yield warn(f"{told}; but the repository's record is not locked now", "smsnap prune, every day")
+    else:
+        until = "that somebody ends a legal hold" if math.isinf(until_s) else local_text(int(until_s * 1e6))
+        yield ok(f"{told}; the repository's record is locked until {until.partition('.')[0]}")
+
+
+def _lock_it(url: str) -> str:
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    on = "--object-lock-configuration ObjectLockEnabled=Enabled"
+    return f"with its versions on: aws s3api put-object-lock-configuration --bucket {bucket} {on}"
+
+
 CHECKS: Final = (
     Check("repository", "reach", reach, _NO_ANSWER),
     Check("repository", "clock", clock),
@@ -249,5 +288,6 @@ CHECKS: Final = (
     Check("repository", "contents", contents),
     Check("repository", "lease", lease),
     Check("repository", "room", room),
+    Check("repository", "locks", locks),
     Check("repository", "upload", upload),
 )

@@ -29,13 +29,15 @@ class PruneRequest:
 
     Garbage is deleted when it has been on a list for longer than `grace_s`. On a `dry_run` nothing is listed
     or deleted, and the report says what would be. `state_dir` is where this machine remembers what it
-    has committed, None if it is not to be asked.
+    has committed, None if it is not to be asked. What recovery points need is kept locked for `lock_s`
+    seconds from now, or half of that at least; 0 is no locks.
     """
 
     volume: str | None
     grace_s: float
     dry_run: bool = False
     state_dir: Path | None = None
+    lock_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class VolumePruned:
 
     `listed` are objects that were put on a list now, `deleted` what is gone, `waiting` all that is on a list
     still, the first of it until `waiting_until_us` (by the store's clock; None if none is); `kept` how many
-    the store did not let go yet, `uploads` how many unfinished uploads were abandoned.
+    the store did not let go yet, `uploads` how many unfinished uploads were abandoned. `locks` are objects
+    whose lock was extended; with a `lock_error` others were not.
     `marked`: nothing was listed if False, because another writer has the lease. `may_delete`: whether the
     store lets whoever asks delete. `refused` are lists that are damaged or forged, and why. With an
     `error` the volume was left as it was, as far as that is known.
@@ -57,6 +60,8 @@ class VolumePruned:
     waiting_until_us: int | None = None
     kept: int = 0
     uploads: int = 0
+    locks: int = 0
+    lock_error: SmsnapError | None = None
     marked: bool = False
     may_delete: bool = False
     refused: tuple[tuple[str, str], ...] = ()

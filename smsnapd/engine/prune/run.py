@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
+from smsnapd.engine.prune.known_locks import KnownLocks
 from smsnapd.engine.prune.lists import Lists, read_lists
+from smsnapd.engine.prune.locking import Locker, LockTerms
 from smsnapd.engine.prune.marking import Marker
 from smsnapd.engine.prune.plan import Fate, Plan, Standing
 from smsnapd.engine.prune.references import HINT, References
@@ -88,13 +91,14 @@ class _Prune:
             self._references.check_head(known.head)
         plan = Plan(self._references.needs, lists.waiting, lists.ripe)
         with closing(Spool(ObjectInfo, WORKING_FILES)) as new:
-            self._look(plan, new)
+            with self._locker(now_s) as keep:
+                self._look(plan, new, keep)
             if not self._request.dry_run:
                 self._mark(new, lists)
         if self._request.dry_run:
             self._done = replace(self._done, may_delete=self._may_delete())
         else:
-            self._sweep(lists, plan)
+            self._sweep(lists, plan, now_s)
             self._abandon_uploads(now_s)
         return replace(self._done, notes=(*lists.notes, *self._notes))
 
@@ -117,8 +121,28 @@ class _Prune:
             why = f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off"
             raise DamageError(f"read {names.manifests_prefix(self._volume)}", why, HINT)
 
-    def _look(self, plan: Plan, new: Spool[ObjectInfo]) -> None:
-        """Look at every object; `new` gets what nothing refers to and no list names."""
+    @contextmanager
+    def _locker(self, now_s: float) -> Iterator[Callable[[str], object]]:
+        """What takes the names of needed objects, and has seen to their locks at the end of the `with`."""
+        request = self._request
+        if not request.lock_s:
+            yield lambda name: None
+            return
+        directory, repository = request.state_dir, self._repository.repository_id
+        path = directory and KnownLocks.path_of(directory, repository, self._volume)
+        known = KnownLocks(path)
+        terms = LockTerms(now_s, request.lock_s)
+        try:
+            with Locker(self._store, terms, known, dry_run=request.dry_run) as locker:
+                locker.add_keys()
+                yield locker.add
+                locker.finish()
+        finally:
+            known.close(now_s)
+        self._done = replace(self._done, locks=locker.extended, lock_error=locker.error)
+
+    def _look(self, plan: Plan, new: Spool[ObjectInfo], keep: Callable[[str], object]) -> None:
+        """Look at all: `new` gets what nothing refers to and no list names, `keep` what is needed."""
         self._progress.phase(f"look at the objects of {self._volume}")
         amounts = dict.fromkeys(Fate, Amount())
         for info in self._store.list(names.volume_prefix(self._volume)):
@@ -128,6 +152,8 @@ class _Prune:
                 amounts[fate] = amounts[fate].plus(info.size)
                 if fate is Fate.NEW:
                     new.add(info)
+                elif fate is Fate.NEEDED:
+                    keep(info.name)
             self._progress.advance(files=1)
         waiting, ripe = amounts[Fate.WAITING], amounts[Fate.RIPE]
         if self._request.dry_run:
@@ -179,9 +205,9 @@ class _Prune:
 
     # --- sweeping
 
-    def _sweep(self, lists: Lists, plan: Plan) -> None:
+    def _sweep(self, lists: Lists, plan: Plan, now_s: float) -> None:
         self._progress.phase(f"delete from {self._volume}")
-        with Sweep(self._repository, plan, lambda size: self._progress.advance(files=1, bytes=size)) as sweep:
+        with Sweep(self._repository, plan, now_s, self._tell_deleted) as sweep:
             try:
                 for known in lists.standing_as(Standing.VOID):
                     sweep.forget(known.name)
@@ -208,6 +234,9 @@ class _Prune:
                 "nothing may be deleted from here; what is listed is for `smsnap prune` elsewhere, run by"
                 " somebody who may (for S3: `smsnap iam-policy pruner`)"
             )
+
+    def _tell_deleted(self, size: int) -> None:
+        self._progress.advance(files=1, bytes=size)
 
     def _may_delete(self) -> bool:
         try:

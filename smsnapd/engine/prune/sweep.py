@@ -9,7 +9,7 @@ from typing import Final
 
 from smsnapd.engine.prune.plan import Plan
 from smsnapd.engine.prune.report import Amount
-from smsnapd.errors import KeptError
+from smsnapd.errors import KeptError, ObjectMissingError
 from smsnapd.format import names
 from smsnapd.format.names import (
     CatalogName,
@@ -36,8 +36,14 @@ Doomed = tuple[str, Disposable]
 class Sweep:
     """Deletes the objects of ripe lists, and lists. A context manager: it has threads."""
 
-    def __init__(self, repository: Repository, plan: Plan, deleted: Callable[[int], object]) -> None:
-        """`deleted` is called for each object that is gone, with its size in bytes."""
+    def __init__(
+        self, repository: Repository, plan: Plan, now_s: float, deleted: Callable[[int], object]
+    ) -> None:
+        """`deleted` is called for each object that is gone, with its size in bytes.
+
+        `now_s` is by the store's clock: what is locked then is kept.
+        """
+        self._now_s = now_s
         self._repository = repository
         self._store: Store = repository.store
         self._plan = plan
@@ -96,9 +102,13 @@ class Sweep:
                 self.kept += 1
 
     def _delete_one(self, doomed: Doomed) -> bool:
-        """Delete an object; False if the store keeps it."""
+        """Delete an object; False if the store keeps it, or would keep its bytes."""
         try:
+            if self._store.locked_until(doomed[0]) > self._now_s:
+                return False
             self._store.delete(doomed[0])
         except KeptError:
             return False
+        except ObjectMissingError:
+            return True
         return True

@@ -50,6 +50,8 @@ def test_from_the_listing_to_the_end(littered: Any, tmp_path: Path, monkeypatch:
         "waiting": {"objects": 0, "bytes": 0},
         "waiting_until": None,
         "kept_by_store": 0,
+        "locks_extended": 0,
+        "lock_error": None,
         "uploads_abandoned": 0,
         "may_delete": True,
         "findings": [],

@@ -267,6 +267,8 @@ def test_retention_is_set_if_that_is_asked_for_and_never_ended() -> None:
         assert allows(with_lock, call=locked) and allows(with_lock, call=extended)
         assert not allows(without, call=locked) and not allows(without, call=extended)
         assert not allows(with_lock, call=ended) and not allows(with_lock, EVERYTHING, call=ended)
+        for name, may in (("repository", True), ("keys/slots/x", True), ("volumes/b/chunks/00/x", False)):
+            assert allows(with_lock, call=call("PUT", f"p/{name}", {"retention": ""})) is may
 
 
 def test_a_bucket_policy_holds_for_everybody() -> None:
