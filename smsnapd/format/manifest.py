@@ -100,6 +100,9 @@ class Manifest:
     A row of `chunks` or `catalog` has in `manifest` "" for an object of its own, this manifest's
     object name if it is attached here, or that of the manifest that it is attached to. `image` is that of
     a block snapshot, whose catalog holds its pieces; None of a tar one.
+
+    `environment` is the name hash (32 bytes) of the row of `chunks` that holds the environment report, None
+    if there is none (FORMAT.md, section 14). A row that went makes it None, for whoever reads it.
     """
 
     repository_id: bytes
@@ -116,6 +119,7 @@ class Manifest:
     chunks: tuple[ChunkRef, ...]
     catalog: tuple[ChunkRef, ...]
     image: Image | None = None
+    environment: bytes | None = None
 
     @property
     def mode(self) -> Literal["tar", "block"]:
@@ -198,8 +202,9 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
     places = number_places(name, (*manifest.chunks, *manifest.catalog), what)
     if any(ref.key_id != write_key.writer_id for ref in manifest.catalog):
         raise SmsnapError(what, "a segment of its catalog is another writer's", "take a full")
-    parent, image = manifest.parent, manifest.image
+    parent, image, report = manifest.parent, manifest.image, manifest.environment
     return {
+        **({} if report is None else {"environment": report.hex()}),
         "format": 1,
         "must_understand": [] if image is None else [EXTENSION],
         "repository": manifest.repository_id.hex(),
@@ -271,7 +276,16 @@ def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: byt
         chunks=chunks,
         catalog=catalog,
         image=image,
+        environment=_environment(members, chunks),
     )
+
+
+def _environment(members: Members, chunks: tuple[ChunkRef, ...]) -> bytes | None:
+    """The chunk of the environment report, if this manifest has one, and its table still names it."""
+    if "environment" not in members.names():
+        return None
+    name_hash = members.hex("environment", 32)
+    return name_hash if any(ref.name_hash == name_hash for ref in chunks) else None
 
 
 def _check_understood(members: Members, what: str) -> None:

@@ -299,6 +299,21 @@ def test_a_missing_member_is_damage() -> None:
             decode(remade(lambda found, name=name: found.pop(name)))  # type: ignore[misc]
 
 
+def test_an_environment_report_is_a_row_of_the_chunk_table() -> None:
+    report = MANIFEST.chunks[2].name_hash
+    data = encode_manifest(replace(MANIFEST, environment=report), WRITE_KEY, ATTACHMENTS)
+    assert decode(data).environment == report
+    assert decode(DATA).environment is None
+    assert "environment" not in members()
+
+
+def test_a_report_whose_chunk_is_not_in_the_table_is_none() -> None:
+    data = remade(lambda found: found.update(environment="ab" * 32))
+    assert decode(data).environment is None
+    with pytest.raises(DamageError, match="32 bytes in lower-case hex"):
+        decode(remade(lambda found: found.update(environment="AB" * 32)))
+
+
 def test_unknown_members_are_ignored() -> None:
     assert decode(remade(lambda found: found.update(later={"x": [1]}))) == MANIFEST
 
