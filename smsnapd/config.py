@@ -217,11 +217,15 @@ class EncryptionConfig:
 
 @dataclass(frozen=True)
 class BackupConfig:
-    """How a snapshot is made. zstd's levels: negative ones are quicker and store more."""
+    """How a snapshot is made. zstd's levels: negative ones are quicker and store more.
+
+    With `environment` a full has a report of what is needed to make the volume's environments again.
+    """
 
     mode: str = _key(_choice("tar", "block"), "tar")
     consistency: str = _key(_choice("live", "read-only", "freeze"), "live")
     compression_level: int = _key(_number(-50, 19), 1)
+    environment: bool = _key(_flag, True)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ VERBS = {
     "export": ("export", "Write a snapshot as a plain tar archive."),
     "check": ("check", "Look for damage in the repository."),
     "prune": ("prune", "Remove what no recovery point refers to."),
+    "environment": ("environment", "Say what is needed to make the environments again; make them."),
     "cost": ("cost", "Estimate what a month of an S3 repository costs."),
     "status": ("status", "Show what the daemon is doing, how old the last recovery point is."),
     "doctor": ("doctor", "Say what is wrong with this machine's set-up, and how to mend it."),

@@ -118,6 +118,7 @@ def exclude_patterns(config: Config) -> tuple[str, ...]:
 def backup_request(config: Config, volume: str) -> BackupRequest:
     """What to back up, as configured: an incremental, of which a caller may make something else."""
     from smsnapd.engine.backup import BackupRequest
+    from smsnapd.engine.environment.companion import EnvironmentRequest
 
     if config.backup.mode == "block":
         raise UsageError("back up in block mode", "it is not yet available", "use mode tar")
@@ -129,6 +130,7 @@ def backup_request(config: Config, volume: str) -> BackupRequest:
         consistency=config.backup.consistency,
         level=config.backup.compression_level,
         grace_s=config.retention.grace.total_seconds(),
+        environment=EnvironmentRequest() if config.backup.environment else None,
     )
 
 

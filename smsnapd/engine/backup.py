@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from smsnapd.engine.changes import ChangeSet
+from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.extras import directory_of
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
@@ -150,9 +151,11 @@ class _Run:
         restat = None if request.hints is None else self._stat_now
         self._changes = ChangeSet(state, reread=request.reread, restat=restat)
         self._notes: list[str] = []
+        self._companion = Companion(request.root, request.environment, progress)
 
     def close(self) -> None:
         """Let go of what the run holds; safe at any moment."""
+        self._companion.close()
         self._changes.close()
 
     def go(self, tenure: Tenure | None) -> BackupOutcome:
@@ -165,6 +168,8 @@ class _Run:
         full = self._request.full or head is None
         self._refuse_empty(head)
         hints = self._usable_hints(head, full)
+        if full and tenure is not None:
+            self._companion.begin(self._left_out())
         started_ns = self._started_ns(hints)
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
@@ -191,7 +196,8 @@ class _Run:
             self._progress,
             self._clock_ns,
         )
-        written = writer.write(tenure, head, full)
+        written = writer.write(tenure, head, full, self._companion)
+        self._notes += self._companion.notes
         if written.committed is not None:
             tenure.stands_at(parent_of(written.committed))
         return self._outcome(

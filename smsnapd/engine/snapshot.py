@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final, Literal
@@ -14,6 +14,8 @@ from smsnapd import __version__
 from smsnapd.engine.assembly import Assembler, Recorded
 from smsnapd.engine.changes import ChangeSet, DirectoryChange
 from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.engine.environment.companion import Companion, EnvironmentRequest
+from smsnapd.engine.environment.keeping import put_report
 from smsnapd.engine.index import Parent, head_of
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
@@ -55,7 +57,8 @@ class BackupRequest:
 
     With `hints` only what they name is looked at, for who has watched the volume since the last commit
     without a gap; they are ignored where a scan must be of everything. `take_over` takes the lease from
-    whoever has it. `grace_s` is how long garbage stays on a list before it is deleted.
+    whoever has it. `grace_s` is how long garbage stays on a list before it is deleted. With `environment` a
+    full gets a report of what is needed to make the volume's environments again.
     """
 
     root: bytes
@@ -71,6 +74,7 @@ class BackupRequest:
     level: int = 1
     workers: int | None = None
     grace_s: float = GRACE_S
+    environment: EnvironmentRequest | None = None
 
 
 @dataclass(frozen=True)
@@ -128,8 +132,8 @@ class SnapshotWriter:
         self._clock_ns = clock_ns
         self._keys = repository.volume_keys(request.volume)
 
-    def write(self, tenure: Tenure, head: Parent | None, full: bool) -> Written:
-        """Store what changed and commit; the index moves on behind it."""
+    def write(self, tenure: Tenure, head: Parent | None, full: bool, companion: Companion) -> Written:
+        """Store what changed and commit; the index moves on behind it. `companion` has a full's report."""
         changes, lease = self._changes, tenure.lease
         self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
         table = self._known_chunks(tenure)
@@ -153,6 +157,7 @@ class SnapshotWriter:
             manifest = self._manifest(
                 name, head, assembler, incomplete, catalog, table, attachments, new_bytes, update.counts
             )
+            manifest = self._with_report(manifest, tenure, companion)
             self._progress.phase("commit")
             self._look_again(tenure, table, catalog.rows, manifest)
             self._check_held()
@@ -160,6 +165,14 @@ class SnapshotWriter:
             self._update_index(update, committed, table, set(catalog.rows), full)
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
+
+    def _with_report(self, manifest: Manifest, tenure: Tenure, companion: Companion) -> Manifest:
+        """The manifest with the environment report, if there is one: a chunk that no entry names."""
+        report = companion.report(tenure.lease.renew)
+        if not report:
+            return manifest
+        ref = put_report(self._repository, self._request.volume, tenure.data_key(), report)
+        return replace(manifest, chunks=(*manifest.chunks, ref), environment=ref.name_hash)
 
     def _check_held(self) -> None:
         """VolumeError if the volume was to be held read-only and is so no more; all has been read by now."""

@@ -1,0 +1,171 @@
+"""The process that looks at a volume for its report, apart from the one that keeps the volume's keys.
+
+It has no more rights than the volume's owner, bounded memory and time, and nothing of ours: whatever lies on
+the volume, what can become of it is a report that is wrong, or none. It ends with whoever started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pwd
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from smsnapd.engine.environment.capture import capture, home_of
+from smsnapd.engine.environment.report import REPORT_BYTES, encode_report
+
+GRACE_S: Final = 30.0
+"""After its time is over a process gets so long to tell what it knows."""
+MEMORY_BYTES: Final = 1024 * 1024 * 1024
+ANSWER_BYTES: Final = REPORT_BYTES + 4 * 1024 * 1024
+_LOOK_AGAIN_S: Final = 0.05
+_PR_SET_PDEATHSIG: Final = 1
+_START: Final = (
+    "import sys; sys.path[:] = sys.argv[1:]; from smsnapd.engine.environment.surveyor import serve; serve()"
+)
+
+
+class SurveyError(Exception):
+    """There is no report; why, in a sentence."""
+
+
+class SurveyTask(msgspec.Struct, frozen=True):
+    """What to look at, for how long; `left_out` are directories that are nobody's business."""
+
+    root: bytes
+    seconds: float
+    left_out: tuple[tuple[int, int], ...] = ()
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came of it: a report as JSON, or why there is none."""
+
+    report: bytes = b""
+    error: str = ""
+
+
+class Surveyor:
+    """A survey under way. `collect` waits for its end; `close` ends it."""
+
+    def __init__(self, task: SurveyTask) -> None:
+        """Start it. SurveyError if that cannot be."""
+        self._give_up_s = time.monotonic() + task.seconds + GRACE_S
+        self._answer = os.memfd_create("smsnap-survey")
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _START, *map(os.path.abspath, sys.path)],
+                stdin=subprocess.PIPE,
+                stdout=self._answer,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                env=_environment(task.root),
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(self._answer)
+            raise SurveyError(f"it could not be started: {error}") from error
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(msgspec.msgpack.encode(task))
+
+    def collect(self, beat: Callable[[], None]) -> Answer:
+        """The answer; `beat` is called while it is waited for. SurveyError if there is none."""
+        while self._process.poll() is None:
+            if time.monotonic() > self._give_up_s:
+                raise SurveyError("it took too long")
+            beat()
+            time.sleep(_LOOK_AGAIN_S)
+        if self._process.returncode:
+            raise SurveyError(f"its process ended with status {self._process.returncode}")
+        size = os.fstat(self._answer).st_size
+        if size > ANSWER_BYTES:
+            raise SurveyError("it said too much")
+        try:
+            answer = msgspec.msgpack.decode(os.pread(self._answer, size, 0), type=Answer)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise SurveyError(f"what it said is not understood: {error}") from error
+        if answer.error:
+            raise SurveyError(answer.error)
+        return answer
+
+    def close(self) -> None:
+        """End it, and whatever it started. May be called more than once."""
+        if self._answer < 0:
+            return
+        if self._process.poll() is None:
+            # Its session outlives it otherwise: git may be at work.
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        os.close(self._answer)
+        self._answer = -1
+
+
+def survey(task: SurveyTask, beat: Callable[[], None]) -> Answer:
+    """All of it at once. SurveyError if there is no answer."""
+    surveyor = Surveyor(task)
+    try:
+        return surveyor.collect(beat)
+    finally:
+        surveyor.close()
+
+
+def _environment(root: bytes) -> dict[str, str]:
+    """No credentials, no settings: what a process of the owner's needs."""
+    path = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
+    return {"PATH": path, "HOME": os.fsdecode(home_of(root)), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+
+
+# --- in the process
+
+
+def serve() -> None:
+    """What the process does: a task from standard input, an answer to standard output."""
+    task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=SurveyTask)
+    try:
+        _confine(task)
+        answer = Answer(encode_report(capture(task.root, task.left_out, task.seconds)))
+    except Exception as error:  # whatever a volume has done to it
+        answer = Answer(error=f"{type(error).__name__}: {error}"[:1000])
+    sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
+    sys.stdout.flush()
+
+
+def _confine(task: SurveyTask) -> None:
+    """Bound what this process may use, and give up what its task's owner may not do."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_DATA, MEMORY_BYTES)
+    _lower(resource.RLIMIT_FSIZE, ANSWER_BYTES + 1024 * 1024)
+    os.nice(10)
+    status = os.stat(task.root)
+    if os.geteuid() == 0 and status.st_uid != 0:
+        _become(status.st_uid, status.st_gid)
+    signal.alarm(int(task.seconds + GRACE_S) + 1)
+    # A change of user would undo this, so it comes behind.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _lower(limit: int, value: int) -> None:
+    """Set a limit, unless it is lower already."""
+    _, hard = resource.getrlimit(limit)
+    lowest = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(limit, (lowest, lowest))
+
+
+def _become(uid: int, gid: int) -> None:
+    """Be this user, with the groups of theirs, for good."""
+    groups = [gid]
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(uid)
+        groups, gid = os.getgrouplist(user.pw_name, user.pw_gid), user.pw_gid
+    os.setgroups(groups)
+    os.setgid(gid)
+    os.setuid(uid)
