@@ -1,4 +1,4 @@
-"""The report goes with a full: sealed as contents are, kept as long as it is, and no reason for one to fail."""
+"""The report goes with a full: sealed as contents are, kept as long as it, and no reason for one to fail."""
 
 import io
 import os
