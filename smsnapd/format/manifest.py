@@ -204,7 +204,6 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
         raise SmsnapError(what, "a segment of its catalog is another writer's", "take a full")
     parent, image, report = manifest.parent, manifest.image, manifest.environment
     return {
-        **({} if report is None else {"environment": report.hex()}),
         "format": 1,
         "must_understand": [] if image is None else [EXTENSION],
         "repository": manifest.repository_id.hex(),
@@ -231,7 +230,9 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
         "attached_to": list(places)[2:],
         "chunks": encode_table(manifest.chunks, keys, places),
         "catalog": encode_table(manifest.catalog, {write_key.writer_id: 0}, places),
-    } | ({} if image is None else {"image": image_members(image)})
+        **({} if image is None else {"image": image_members(image)}),
+        **({} if report is None else {"environment": report.hex()}),
+    }
 
 
 def _text(text: str) -> str:
