@@ -20,6 +20,8 @@ VERBS = {
     "backup": ("backup", "Store one snapshot now."),
     "snapshots": ("snapshots", "List the recovery points."),
     "ls": ("browse", "List what a snapshot holds."),
+    "diff": ("diff", "Show what differs between two recovery points, or one and the volume."),
+    "find": ("find", "Find files by name in all recovery points, with every version."),
     "cat": ("browse", "Write a file of a snapshot to standard output."),
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a plain tar archive."),

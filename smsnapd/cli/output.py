@@ -37,11 +37,29 @@ def document(value: Any, *, aside: bool = False, in_one_line: bool = False) -> N
 
 def array(items: Iterable[Any]) -> None:
     """A JSON document that is an array, an item a line, written while it is made."""
+    _array(items)
+    _write("")
+
+
+def document_around(
+    before: dict[str, Any], name: str, items: Iterable[Any], after: Callable[[], dict[str, Any]]
+) -> None:
+    """A JSON document with the member `name`, an array that is written while it is made, among others.
+
+    `after` is asked for the members behind it when all items are written.
+    """
+    head = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in before.items())
+    _guarded(sys.stdout.write, f"{{\n{head}{json.dumps(name)}: ")
+    _array(items)
+    _write("".join(f",\n{json.dumps(key)}: {json.dumps(value)}" for key, value in after().items()) + "\n}")
+
+
+def _array(items: Iterable[Any]) -> None:
     separator = "["
     for item in items:
         _guarded(sys.stdout.write, f"{separator}\n  {json.dumps(item)}")
         separator = ","
-    _write("[]" if separator == "[" else "\n]")
+    _guarded(sys.stdout.write, "[]" if separator == "[" else "\n]")
 
 
 def data(piece: memoryview | bytes) -> None:
@@ -87,6 +105,11 @@ def complain(error: SmsnapError, *, as_json: bool, name: str = "") -> None:
     print(plain(" ".join(f"smsnap: cannot {error.what}: {error.why}".split())), file=sys.stderr)
     if error.hint:
         print(f"  {plain(error.hint)}", file=sys.stderr)
+
+
+def warn(text: str) -> None:
+    """A sentence on standard error."""
+    print(plain(f"smsnap: {text}"), file=sys.stderr)
 
 
 def issue_objects(issues: Iterable[Issue]) -> list[dict[str, str]]:

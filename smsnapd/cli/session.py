@@ -30,6 +30,7 @@ from smsnapd.store.counting import Requests, made
 if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
     from smsnapd.engine.progress import Progress
+    from smsnapd.engine.sameness import Judge
     from smsnapd.instance import Notebook
     from smsnapd.repository import Credentials, Repository
 
@@ -146,6 +147,18 @@ class Session:
         moment = _moment(time_text)
         history = self._history(repository, Selector("", "", time_text))
         return history, history.at(moment)
+
+    def history(self, repository: Repository) -> History:
+        """The recovery points of the volume to look at."""
+        return self._history(repository, Selector("", "", ""))
+
+    def judge(self, repository: Repository, volume: str) -> Judge:
+        """Whether files that were stored anew have the same bytes; without the identity it says no."""
+        from smsnapd.engine.reading import Contents
+
+        if repository.identity is None:
+            return lambda one, other: False
+        return Contents(repository, volume).have_same_bytes
 
     def _history(self, repository: Repository, wanted: Selector) -> History:
         from smsnapd.engine.history import History

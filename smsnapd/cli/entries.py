@@ -1,0 +1,48 @@
+"""Entries as `ls`, `find` and their like show them, to people and to programs."""
+
+from __future__ import annotations
+
+import stat
+from typing import Any
+
+from smsnapd.cli.times import local_text, utc_text
+from smsnapd.model import Entry, Kind, path_text
+
+FORMATS = {
+    Kind.REGULAR: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
+"""The bits of `st_mode` that say what an entry is."""
+
+
+def long_text(path: bytes, entry: Entry) -> str:
+    """One line as `ls -l` has it: mode, names, owner, size, time, path."""
+    mode = stat.filemode(FORMATS[Kind(entry.kind)] | entry.mode)
+    when = local_text(entry.mtime_ns // 1000)[:16]
+    size = f"{entry.rdev >> 32}, {entry.rdev & 0xFFFFFFFF}" if _is_device(entry) else str(entry.size)
+    arrow = f" -> {path_text(entry.target)}" if entry.kind == Kind.SYMLINK else ""
+    return f"{mode} {entry.links:>3} {entry.uid:>5} {entry.gid:>5} {size:>12} {when} {path_text(path)}{arrow}"
+
+
+def _is_device(entry: Entry) -> bool:
+    return entry.kind in (Kind.CHARACTER, Kind.BLOCK)
+
+
+def entry_object(path: bytes, entry: Entry) -> dict[str, Any]:
+    """An entry as programs see it."""
+    return {
+        "path": path_text(path),
+        "type": Kind(entry.kind).name.lower(),
+        "mode": f"{entry.mode:04o}",
+        "uid": entry.uid,
+        "gid": entry.gid,
+        "size": entry.size,
+        "mtime": utc_text(entry.mtime_ns // 1000),
+        "mtime_ns": entry.mtime_ns,
+        "links": entry.links,
+        "target": path_text(entry.target) if entry.kind == Kind.SYMLINK else None,
+    }

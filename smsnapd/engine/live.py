@@ -1,0 +1,102 @@
+"""The volume as it is now, beside a stored tree: looked at by stat alone where nobody has written since."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from smsnapd.engine.diff import Pair, pairs
+from smsnapd.engine.placed import Placed, PlacedListing
+from smsnapd.engine.reading import Contents
+from smsnapd.engine.sameness import is_untouched
+from smsnapd.model import Entry, Kind, join_path
+from smsnapd.volume.scan import VANISHED, Excludes, ScanReport, scan
+from smsnapd.volume.tarball.metadata import other_entry, regular_entry
+from smsnapd.volume.tree import Tree
+
+_REGULAR: Final = int(Kind.REGULAR)
+_DIRECTORY: Final = int(Kind.DIRECTORY)
+
+
+class LiveVolume:
+    """Reads the volume at `root`. `report` tells afterwards what could not be looked at. Close it."""
+
+    def __init__(self, root: bytes, excludes: Excludes) -> None:
+        self._tree = Tree(root)
+        self._excludes = excludes
+        self.report = ScanReport()
+
+    def close(self) -> None:
+        """Close its descriptors."""
+        self._tree.close()
+
+    def pairs(self, stored: Iterable[PlacedListing]) -> Iterator[Pair]:
+        """`stored` and the volume, merged by path; of what cannot be looked at there is nothing."""
+        for path, before, after in pairs(stored, self._listings()):
+            if after is None:
+                if not self._is_unknown(path):
+                    yield path, before, None
+            elif before is not None and is_untouched(before.entry, after.entry):
+                yield path, before, before._replace(first=after.first)
+            else:
+                yield from self._looked_at(path, before, after)
+
+    def have_same_bytes(self, contents: Contents | None, path: bytes, stored: Placed) -> bool:
+        """Whether the file at `path` has the bytes of `stored`; no, if these cannot be read."""
+        if contents is None:
+            return False
+        try:
+            descriptor = self._tree.open_file(path)
+        except OSError as error:
+            self.report.failed(path, error)
+            return False
+        with open(descriptor, "rb", buffering=0) as file:
+            return all(_filled(file.fileno(), len(window)) == window for window in contents.windows(stored))
+
+    def _listings(self) -> Iterator[PlacedListing]:
+        firsts: dict[int, bytes] = {}
+        for directory, entries in scan(self._tree, self._excludes, self.report):
+            yield PlacedListing(directory, [_named(directory, entry, firsts) for entry in entries])
+
+    def _looked_at(self, path: bytes, before: Placed | None, after: Placed) -> Iterator[Pair]:
+        """With what stat does not tell: attributes, target, holes."""
+        try:
+            yield path, before, after._replace(entry=self._entry(path, after.entry))
+        except OSError as error:
+            self.report.failed(path, error)
+            if error.errno in VANISHED and before is not None:
+                yield path, before, None
+
+    def _entry(self, path: bytes, scanned: Entry) -> Entry:
+        if scanned.kind == _REGULAR:
+            descriptor = self._tree.open_file(path)
+            try:
+                return regular_entry(scanned, descriptor, os.fstat(descriptor))
+            finally:
+                os.close(descriptor)
+        directory, _, name = path.rpartition(b"/")
+        found, error = other_entry(scanned, self._tree.open_directory(directory), name or b".", self._tree.device)
+        if error is not None:
+            self.report.failed(path, error)
+        return found
+
+    def _is_unknown(self, path: bytes) -> bool:
+        return any(
+            path == unread or not unread or path.startswith(unread + b"/") for unread, _ in self.report.unreadable
+        )
+
+
+def _named(directory: bytes, entry: Entry, firsts: dict[int, bytes]) -> Placed:
+    if entry.links <= 1 or entry.kind == _DIRECTORY:
+        return Placed(entry, None)
+    return Placed(entry, None, firsts.setdefault(entry.inode, join_path(directory, entry.name)))
+
+
+def _filled(descriptor: int, count: int) -> bytes:
+    """The next `count` bytes of an open file, fewer only at its end."""
+    pieces = []
+    while count and (piece := os.read(descriptor, count)):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
