@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from smsnapd.cli import output
 from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text
-from smsnapd.daemon import protection
 from smsnapd.errors import UsageError
 from smsnapd.model import Kind, path_text
 from smsnapd.telemetry.sizes import size_text
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
     from smsnapd.engine.live import LiveVolume
     from smsnapd.engine.placed import Placed
-    from smsnapd.engine.reading import Contents
     from smsnapd.repository import Repository
 
 INCOMPLETE = 3
@@ -39,10 +36,11 @@ REPORT = """
  "bytes_after", "differs": [word], "unsure": true or false}],
  "summary": {"added", "removed", "changed", "bytes_added", "bytes_removed", "bytes_before",
  "bytes_after", "unsure"}, "unreadable": [{"path", "reason"}]}
-the words are type, mode, owner, mtime, target, device, xattrs, content, holes, links (it has
-other names than it had). "bytes_added" and "bytes_removed" are those of files that came and went,
-"bytes_before" and "bytes_after" of those that changed. "unsure": the file was stored anew with the
-same size, and without the passphrase its contents cannot be compared; it is told as "content"
+the words are type, mode, owner, mtime, target, device, xattrs, content, holes, links (it
+has other names than it had). "bytes_added" and "bytes_removed" are those of files that came
+and went, "bytes_before" and "bytes_after" of those that changed. "unsure": the file was
+stored anew with the same size, and its contents cannot be compared without the passphrase;
+it is told as "content"
 """
 _SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
@@ -52,7 +50,7 @@ class _Sum:
     """What the changes come to."""
 
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_SIGNS, 0))
-    bytes: dict[str, int] = field(
+    sizes: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(
             ("bytes_added", "bytes_removed", "bytes_before", "bytes_after"), 0
         )
@@ -67,12 +65,12 @@ class _Sum:
             "removed": ("bytes_added", "bytes_removed"),
             "changed": ("bytes_after", "bytes_before"),
         }[change.kind]
-        self.bytes[came] += change.bytes_after
-        self.bytes[went] += change.bytes_before
+        self.sizes[came] += change.bytes_after
+        self.sizes[went] += change.bytes_before
 
     def members(self) -> dict[str, Any]:
         """As programs see it."""
-        return {**self.counts, **self.bytes, "unsure": len(self.unsure)}
+        return {**self.counts, **self.sizes, "unsure": len(self.unsure)}
 
 
 @verb("diff", examples=EXAMPLES, report=REPORT)
@@ -94,21 +92,13 @@ def diff(before: str, after: str) -> int:
             history, two = session.find(repository, after)  # this listing is the newer one
         if two is not None and two.volume != one.volume:
             raise UsageError(f"compare {before} and {after}", "they are of two volumes", "name two of one")
-        live = None if two is not None else _live(session)
+        live = None if two is not None else session.live_volume()
         if live is not None:
             stack.callback(live.close)
         total = _Sum()
         changes = _changes(session, repository, history, one, two, live, total)
         _report(session, one, two, changes, total, live)
     return INCOMPLETE if live is not None and live.report.unreadable else 0
-
-
-def _live(session: Session) -> LiveVolume:
-    from smsnapd.engine.live import LiveVolume
-    from smsnapd.volume.scan import Excludes
-
-    root = os.fsencode(protection.volume_root(session.config))
-    return LiveVolume(root, Excludes(protection.exclude_patterns(session.config)))
 
 
 def _changes(
@@ -211,7 +201,7 @@ def _sizes(change: Change) -> list[int]:
 
 
 def _sum_text(total: _Sum) -> str:
-    counts, sizes = total.counts, total.bytes
+    counts, sizes = total.counts, total.sizes
     return (
         f"{counts['added']:,} added ({size_text(sizes['bytes_added'])}),"
         f" {counts['removed']:,} removed ({size_text(sizes['bytes_removed'])}),"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import stat
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from smsnapd.cli import output
 from smsnapd.cli.times import local_text, utc_text
 from smsnapd.model import Entry, Kind, path_text
+
+if TYPE_CHECKING:
+    from smsnapd.engine.history import Damaged
 
 FORMATS = {
     Kind.REGULAR: stat.S_IFREG,
@@ -46,3 +51,11 @@ def entry_object(path: bytes, entry: Entry) -> dict[str, Any]:
         "links": entry.links,
         "target": path_text(entry.target) if entry.kind == Kind.SYMLINK else None,
     }
+
+
+def tell_unread(unread: Sequence[Damaged], *, as_json: bool) -> None:
+    """Say on standard error which recovery points were not searched; the first says why."""
+    if unread:
+        output.complain(unread[0].error, as_json=as_json)
+    if len(unread) > 1:
+        output.warn(f"{len(unread)} recovery points could not be searched; `smsnap check` names them")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.entries import entry_object, long_text
+from smsnapd.cli.entries import entry_object, long_text, tell_unread
 from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text, utc_text
@@ -16,7 +16,6 @@ from smsnapd.errors import DamageError, UsageError
 from smsnapd.model import path_bytes, path_text
 
 if TYPE_CHECKING:
-    from smsnapd.engine.history import Damaged
     from smsnapd.engine.versions import Version
 
 EXAMPLES = """
@@ -63,16 +62,8 @@ def find(pattern: str, ignore_case: bool, gone: bool) -> int:
     else:
         for line in (line for path, versions in chosen for line in _lines(path, versions)):
             output.line(line)
-    _complain(unread, as_json=session.options.json)
+    tell_unread(unread, as_json=session.options.json)
     return DamageError.exit_status if unread else 0 if chosen else 1
-
-
-def _complain(unread: list[Damaged], *, as_json: bool) -> None:
-    """Tell what was not searched: the first of each stretch says why."""
-    if unread:
-        output.complain(unread[0].error, as_json=as_json)
-    if len(unread) > 1:
-        output.warn(f"{len(unread)} recovery points could not be searched; `smsnap check` names them")
 
 
 def _object(path: bytes, versions: list[Version]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ VERBS = {
     "diff": ("diff", "Show what differs between two recovery points, or one and the volume."),
     "find": ("find", "Find files by name in all recovery points, with every version."),
     "cat": ("browse", "Write a file of a snapshot to standard output."),
+    "undelete": ("undelete", "Show what was lost lately; bring it back beside what is there."),
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a plain tar archive."),
     "check": ("check", "Look for damage in the repository."),

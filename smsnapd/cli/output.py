@@ -62,7 +62,7 @@ def _array(items: Iterable[Any]) -> None:
     _guarded(sys.stdout.write, "[]" if separator == "[" else "\n]")
 
 
-def data(piece: memoryview | bytes) -> None:
+def data(piece: memoryview | bytes | bytearray) -> None:
     """Bytes on standard output."""
     _guarded(sys.stdout.buffer.write, piece)
 

@@ -29,6 +29,7 @@ from smsnapd.store.counting import Requests, made
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
+    from smsnapd.engine.live import LiveVolume
     from smsnapd.engine.progress import Progress
     from smsnapd.engine.sameness import Judge
     from smsnapd.instance import Notebook
@@ -65,7 +66,7 @@ class Session:
         """Where the repository is; UsageError if nothing says it."""
         settings = protection.store_settings(self.config, self._notebook)
         at = self.options.repository_at
-        return replace(settings, as_of_s=_moment(at) / 1e6) if at else settings
+        return replace(settings, as_of_s=self.moment(at) / 1e6) if at else settings
 
     @property
     def requests(self) -> Requests:
@@ -140,17 +141,25 @@ class Session:
         """The snapshot that a person named, and the history that it is in."""
         wanted = parse_selector(selector)
         history = self._history(repository, wanted)
-        return history, history.at(_moment(wanted.time)) if wanted.time else history.find(wanted.name)
+        return history, history.at(self.moment(wanted.time)) if wanted.time else history.find(wanted.name)
 
     def find_at(self, repository: Repository, time_text: str) -> tuple[History, SnapshotSummary]:
         """The last recovery point at or before a time as people write it."""
-        moment = _moment(time_text)
+        moment = self.moment(time_text)
         history = self._history(repository, Selector("", "", time_text))
         return history, history.at(moment)
 
     def history(self, repository: Repository) -> History:
         """The recovery points of the volume to look at."""
         return self._history(repository, Selector("", "", ""))
+
+    def live_volume(self) -> LiveVolume:
+        """The volume as it is now, without what no backup has; to be closed."""
+        from smsnapd.engine.live import LiveVolume
+        from smsnapd.volume.scan import Excludes
+
+        root = os.fsencode(protection.volume_root(self.config))
+        return LiveVolume(root, Excludes(protection.exclude_patterns(self.config)))
 
     def judge(self, repository: Repository, volume: str) -> Judge:
         """Whether files that were stored anew have the same bytes; without the identity it says no."""
@@ -170,14 +179,14 @@ class Session:
             raise _no_volume(wanted.volume, volumes)
         return History.load(repository, wanted.volume)
 
+    def moment(self, text: str) -> int:
+        """A time as people write it, in microseconds since the epoch."""
+        return parse_time(text, time.time_ns() // 1000)
+
     def progress(self) -> AbstractContextManager[Progress]:
         """Progress on standard error, for the length of a `with`."""
         options = self.options
         return telemetry.progress_to(sys.stderr, as_json=options.json, quiet=options.quiet)
-
-
-def _moment(text: str) -> int:
-    return parse_time(text, time.time_ns() // 1000)
 
 
 def _no_volume(name: str, volumes: list[str]) -> UsageError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
 from smsnapd.engine.placed import Placed, PlacedListing
-from smsnapd.engine.sameness import differences
+from smsnapd.engine.sameness import TYPE, differences
 from smsnapd.model import Kind, directory_key, join_path
 
 _REGULAR: Final = int(Kind.REGULAR)
@@ -23,7 +23,7 @@ CHANGED: Final = "changed"
 class Change(NamedTuple):
     """One path that is not the same: as it was and as it is; None where it is not there.
 
-    `differs` are the words of `sameness.differences`, and "links" for a file that has other names than it had.
+    `differs` are the words of `sameness.differences`, and "links" for a file that has other names now.
     """
 
     path: bytes
@@ -122,6 +122,7 @@ class _Groups:
             assert change.after is not None
             one = self._before.get(change.before.first, [change.path])
             two = self._after.get(change.after.first, [change.path])
-            differs = change.differs if one == two else (*change.differs, "links")
+            is_same = one == two or change.differs == (TYPE,)
+            differs = change.differs if is_same else (*change.differs, "links")
             if differs:
                 yield change._replace(differs=differs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -11,7 +12,7 @@ from smsnapd.engine.placed import Placed, PlacedListing
 from smsnapd.engine.reading import Contents
 from smsnapd.engine.sameness import is_untouched
 from smsnapd.model import Entry, Kind, join_path
-from smsnapd.volume.scan import VANISHED, Excludes, ScanReport, scan
+from smsnapd.volume.scan import VANISHED, Excludes, ScanReport, entry_of, scan
 from smsnapd.volume.tarball.metadata import other_entry, regular_entry
 from smsnapd.volume.tree import Tree
 
@@ -41,6 +42,32 @@ class LiveVolume:
                 yield path, before, before._replace(first=after.first)
             else:
                 yield from self._looked_at(path, before, after)
+
+    def has(self, path: bytes) -> bool:
+        """Whether something is at `path`, or may be: a directory above it cannot be looked at."""
+        try:
+            self._tree.stat(path)
+        except OSError as error:
+            return error.errno not in VANISHED
+        return True
+
+    def is_directory(self, path: bytes) -> bool:
+        """Whether a directory is at `path`."""
+        try:
+            return stat.S_ISDIR(self._tree.stat(path).st_mode)
+        except OSError:
+            return False
+
+    def is_as(self, contents: Contents, path: bytes, stored: Placed) -> bool:
+        """Whether what is at `path` is of the kind, and if a file has the bytes, of `stored`."""
+        now = entry_of(stored.entry.name, self._tree.stat(path))
+        if is_untouched(stored.entry, now):
+            return True
+        if now.kind != stored.entry.kind or now.size != stored.entry.size:
+            return False
+        if now.kind == Kind.SYMLINK:
+            return self._tree.readlink(path) == stored.entry.target
+        return now.kind != _REGULAR or self.have_same_bytes(contents, path, stored)
 
     def have_same_bytes(self, contents: Contents | None, path: bytes, stored: Placed) -> bool:
         """Whether the file at `path` has the bytes of `stored`; no, if these cannot be read."""
@@ -76,14 +103,17 @@ class LiveVolume:
             finally:
                 os.close(descriptor)
         directory, _, name = path.rpartition(b"/")
-        found, error = other_entry(scanned, self._tree.open_directory(directory), name or b".", self._tree.device)
+        found, error = other_entry(
+            scanned, self._tree.open_directory(directory), name or b".", self._tree.device
+        )
         if error is not None:
             self.report.failed(path, error)
         return found
 
     def _is_unknown(self, path: bytes) -> bool:
         return any(
-            path == unread or not unread or path.startswith(unread + b"/") for unread, _ in self.report.unreadable
+            path == unread or not unread or path.startswith(unread + b"/")
+            for unread, _ in self.report.unreadable
         )
 
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import DamageError
-from smsnapd.model import ChunkRef, Entry, Flag, Kind, join_path
+from smsnapd.model import ChunkRef, Entry, Flag, Kind, directory_key, join_path
 
 _ALIAS: Final = int(Flag.ALIAS)
 _DIRECTORY: Final = int(Kind.DIRECTORY)
@@ -84,3 +84,17 @@ def placed_tree(tree: SnapshotTree) -> Iterator[PlacedListing]:
             directory,
             [names.whole(join_path(directory, entry.name), place(entry, tree.chunks)) for entry in entries],
         )
+
+
+def find_placed(tree: SnapshotTree, path: bytes) -> Placed | None:
+    """What a tree has at `path`; None if nothing. Reads no further."""
+    directory, _, name = path.rpartition(b"/")
+    key = directory_key(directory)
+    for listing in placed_tree(tree):
+        if listing.directory == directory:
+            found = next((placed for placed in listing.entries if placed.entry.name == name), None)
+            if found is not None:
+                return found
+        elif directory_key(listing.directory) > key:
+            break
+    return None

@@ -1,4 +1,4 @@
-"""Any bytes of any stored file, by offset: only the chunks that they lie in are fetched, the last ones held."""
+"""Any bytes of any stored file, by offset: the chunks that they lie in are fetched, the last ones held."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Contents:
             yield self.read(file, offset, WINDOW_BYTES)
 
     def have_same_bytes(self, one: Placed, other: Placed) -> bool:
-        """Whether two files of one size have the same bytes. Reads what lies in different places, up to there."""
+        """Whether two files of one size have the same bytes; reads only what lies in different places."""
         first, second = StoredFile(one), StoredFile(other)
         for begin in range(0, first.size, WINDOW_BYTES):
             end = begin + WINDOW_BYTES
@@ -123,5 +123,3 @@ class Contents:
         while self._held_bytes > self._limit and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
             self._held_bytes -= len(dropped)
-
-

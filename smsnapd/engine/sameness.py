@@ -13,6 +13,7 @@ _SYMLINK: Final = int(Kind.SYMLINK)
 _NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 _SPARSE: Final = int(Flag.SPARSE)
 
+TYPE: Final = "type"
 CONTENT: Final = "content"
 
 Judge = Callable[[Placed, Placed], bool]
@@ -27,7 +28,7 @@ def differences(before: Placed, after: Placed, have_same_bytes: Judge) -> tuple[
     """
     one, two = before.entry, after.entry
     if one.kind != two.kind:
-        return ("type",)
+        return (TYPE,)
     pairs = (
         ("mode", one.mode if one.kind != _SYMLINK else 0, two.mode if one.kind != _SYMLINK else 0),
         ("owner", (one.uid, one.gid), (two.uid, two.gid)),

@@ -135,25 +135,39 @@ def read_versions(
     have_same_bytes: Judge,
     since: ManifestName | None = None,
 ) -> tuple[dict[bytes, list[Version]], list[Damaged]]:
-    """The versions of what is `wanted`, and the recovery points that could not be read, nor what follows them.
+    """The versions of what is `wanted`, and the recovery points that `visit_layers` could not read.
 
     From the first recovery point on, or from `since`, as of which everything that is there is a version.
     """
     versions = Versions(wanted, have_same_bytes)
+    unread = visit_layers(repository, history, versions.add, since)
+    return versions.found, unread
+
+
+def visit_layers(
+    repository: Repository,
+    history: History,
+    visit: Callable[[Layer], None],
+    since: ManifestName | None = None,
+) -> list[Damaged]:
+    """Give `visit` the recovery points in their order, the first as a whole if it is `since`.
+
+    Returns those that could not be read, by themselves or for what they follow from: up to the next full.
+    """
     unread: list[Damaged] = []
     previous: Recorded | None = None
     for name in history.names[history.names.index(since) if since else 0 :]:
         try:
             recorded = history.record(name)
             if name == since:
-                versions.add(_whole(repository, history.chain(name.snapshot)))
+                visit(_whole(repository, history.chain(name.snapshot)))
             else:
-                versions.add(_layer(repository, previous, recorded))
+                visit(_layer(repository, previous, recorded))
             previous = recorded
         except DamageError as error:
             unread.append(Damaged(name, error))
             previous = None
-    return versions.found, unread
+    return unread
 
 
 def _whole(repository: Repository, chain: list[Recorded]) -> Layer:

@@ -18,6 +18,9 @@ MARKER: Final = b".smsnap-restore"
 PARTIAL: Final = b".smsnap-partial-"
 """Names of what is not complete yet begin so, in every directory."""
 
+STAGING: Final = b".smsnap-undelete-"
+"""Directories in which lost files are made ready begin so."""
+
 LOST_AND_FOUND: Final = b"lost+found"
 
 _LIMIT: Final = 65_536

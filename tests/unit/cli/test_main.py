@@ -170,7 +170,12 @@ def test_every_verb_has_help_with_examples(smsnap, name: str) -> None:
     assert max(map(len, ran.out.splitlines())) <= 100
 
 
-@pytest.mark.parametrize("name", ["backup", "snapshots", "ls", "restore", "export", "check", "init"])
+HISTORY = ("find", "diff", "undelete")
+
+
+@pytest.mark.parametrize(
+    "name", ["backup", "snapshots", "ls", "restore", "export", "check", "init", *HISTORY]
+)
 def test_every_verb_that_reports_documents_its_json(smsnap, name: str) -> None:
     assert "With --json:" in smsnap(name, "--help").out
 
