@@ -188,11 +188,10 @@ class Boot:
         wanted = parse_selector(start.wanted) if "@" in start.wanted else Selector("", "", start.wanted)
         name = start.volume or wanted.volume or self._session.own_volume
         by_template = start.by != _BY_TAG and not wanted.volume
-        volumes = repository.volumes()
-        if name not in volumes:
+        if not repository.holds(name):
             if by_template:
                 return None
-            raise _no_such_volume(name, volumes)
+            raise _no_such_volume(name, repository.volumes())
         history = History.load(repository, name)
         if start.snapshot:
             return history, history.find(start.snapshot)

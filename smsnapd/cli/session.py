@@ -129,10 +129,10 @@ class Session:
 
     def volume_in(self, repository: Repository) -> str:
         """The volume to look at: the one named, else one's own, else the only one that there is."""
-        volumes = repository.volumes()
         name = self.named_volume or self.own_volume
-        if name in volumes:
+        if repository.holds(name):
             return name
+        volumes = repository.volumes()
         if len(volumes) == 1 and not self.named_volume:
             return volumes[0]
         raise _no_volume(name, volumes)
@@ -174,9 +174,8 @@ class Session:
 
         if not wanted.volume:
             return History.load(repository, self.volume_in(repository))
-        volumes = repository.volumes()
-        if wanted.volume not in volumes or not VOLUME_NAME.fullmatch(wanted.volume):
-            raise _no_volume(wanted.volume, volumes)
+        if not VOLUME_NAME.fullmatch(wanted.volume) or not repository.holds(wanted.volume):
+            raise _no_volume(wanted.volume, repository.volumes())
         return History.load(repository, wanted.volume)
 
     def moment(self, text: str) -> int:

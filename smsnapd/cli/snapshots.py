@@ -56,12 +56,9 @@ def snapshots(every: bool) -> int:
 
 
 def _volumes(session: Session, repository: Repository, every: bool) -> list[str]:
-    volumes = repository.volumes()
-    if every or not (volumes or session.named_volume):
-        return volumes
-    if session.named_volume or session.own_volume in volumes:
+    if not every and (session.named_volume or repository.holds(session.own_volume)):
         return [session.volume_in(repository)]
-    return volumes
+    return repository.volumes()
 
 
 def _found(repository: Repository, volumes: list[str]) -> tuple[list[SnapshotSummary], list[SmsnapError]]:

@@ -120,14 +120,14 @@ class _Check:
         """The volumes to check: also those that this machine remembers and the repository has not."""
         state_dir = self._request.state_dir
         remembered = State.volumes_in(state_dir, self._repository.repository_id) if state_dir else []
-        known = {*self._repository.volumes(), *remembered}
         volume = self._request.volume
+        if volume in remembered or (volume is not None and self._repository.holds(volume)):
+            return [volume]
+        known = {*self._repository.volumes(), *remembered}
         if volume is None:
             return sorted(known)
-        if volume not in known:
-            hint = f"it holds {', '.join(sorted(known))}" if known else "it holds no backup yet"
-            raise UsageError(f"check volume {volume}", "the repository does not hold it", hint)
-        return [volume]
+        hint = f"it holds {', '.join(sorted(known))}" if known else "it holds no backup yet"
+        raise UsageError(f"check volume {volume}", "the repository does not hold it", hint)
 
     def _find(self, name: str, problem: str) -> None:
         self._findings.append(Finding(name, problem))

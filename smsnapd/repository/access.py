@@ -234,8 +234,14 @@ class Repository:
 
     def volumes(self) -> list[str]:
         """The names of the volumes that have anything stored."""
-        found = {names.volume_of(info.name) for info in self.store.list("volumes/")}
+        below = (name for name in self.store.children("volumes/") if name.endswith("/"))
+        found = (names.volume_of(f"{name}lease") for name in below)
         return sorted(volume for volume in found if volume is not None)
+
+    def holds(self, volume: str) -> bool:
+        """Whether the volume has anything stored; nothing is asked about others. False for no name."""
+        prefix = names.volume_prefix(volume)
+        return names.volume_of(f"{prefix}lease") == volume and bool(self.store.children(prefix))
 
 
 def load_repository_record(store: Store) -> bytes:

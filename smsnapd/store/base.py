@@ -6,7 +6,7 @@ or not; `ObjectMissingError` where a name has no object. A store is safe to use 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -29,6 +29,12 @@ class ObjectInfo(NamedTuple):
 
     name: str
     size: int
+
+
+def one_level(listed: Iterable[ObjectInfo], prefix: str) -> tuple[str, ...]:
+    """What `children` of `prefix` is where `listed` is all that lies below it."""
+    rests = (info.name[len(prefix) :].partition("/") for info in listed)
+    return tuple(sorted({f"{prefix}{first}{slash}" for first, slash, _ in rests}))
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,13 @@ class Store(Protocol):
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose names begin with `prefix`, sorted by name (bytewise)."""
+
+    def children(self, prefix: str) -> tuple[str, ...]:
+        """The names one level below `prefix`, "" or ending with "/": of objects, and such as end with "/".
+
+        These stand for the objects below them, one or a million: they cost nothing. Some servers tell of one
+        for a while whose objects are gone. Sorted.
+        """
 
     def delete(self, name: str) -> None:
         """Remove the object; nothing happens if there is none.

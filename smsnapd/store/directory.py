@@ -160,6 +160,14 @@ class DirectoryStore:
             if root >= 0:
                 yield from _walk(root, prefix[: prefix.rfind("/") + 1], prefix)
 
+    def children(self, prefix: str) -> tuple[str, ...]:
+        """What is one level below `prefix`; directories that are empty all the way down are nothing."""
+        check_prefix(prefix)
+        with _translating(f"list {prefix!r} in {self.url}"):
+            root = self._open()
+            found = _children(root, prefix, prefix) if root >= 0 else []
+            return tuple(name for name, _ in found if not name.endswith("/") or _has_any(root, name))
+
     def delete(self, name: str) -> None:
         """Remove the object, if there is one. Directories stay."""
         check_name("delete", name)
@@ -343,6 +351,10 @@ def _walk(root: int, directory: str, prefix: str) -> Iterator[ObjectInfo]:
             yield from _walk(root, name, prefix)
         else:
             yield ObjectInfo(name, size)
+
+
+def _has_any(root: int, directory: str) -> bool:
+    return next(_walk(root, directory, directory), None) is not None
 
 
 def _children(root: int, directory: str, prefix: str) -> list[tuple[str, int]]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from smsnapd.errors import ConflictError, ObjectExistsError, ObjectMissingError, UsageError
-from smsnapd.store.base import Buffer, ObjectInfo, check_size
+from smsnapd.store.base import Buffer, ObjectInfo, check_size, one_level
 from smsnapd.store.names import check_name, check_prefix
 
 _stores: dict[str, MemoryStore] = {}
@@ -83,6 +83,10 @@ class MemoryStore:
         with self._lock:
             found = [ObjectInfo(name, len(data)) for name, data in self._objects.items()]
         return iter(sorted(info for info in found if info.name.startswith(prefix)))
+
+    def children(self, prefix: str) -> tuple[str, ...]:
+        """What is one level below `prefix`."""
+        return one_level(self.list(prefix), prefix)
 
     def delete(self, name: str) -> None:
         """Remove the object, if there is one."""

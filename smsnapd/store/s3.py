@@ -153,6 +153,12 @@ class S3Store:
             if is_name(name):
                 yield ObjectInfo(name, size)
 
+    def children(self, prefix: str) -> tuple[str, ...]:
+        """One LIST for each thousand of them."""
+        check_prefix(prefix)
+        found = (key[len(self._base) :] for key, _ in self._order.level(self._base + prefix))
+        return tuple(name for name in found if is_name(name.removesuffix("/")))
+
     def delete(self, name: str) -> None:
         """Remove the object, if there is one (in a versioned bucket: add a delete marker)."""
         check_name("delete", name)

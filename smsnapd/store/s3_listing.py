@@ -45,7 +45,7 @@ class KeyOrder:
         elif self._lists_bytewise(first):
             yield from self._flat(prefix, first)
         else:
-            yield from self._level(prefix)
+            yield from self._levels(prefix)
 
     def _flat(self, prefix: str, page: Page) -> Iterator[tuple[str, int]]:
         last = ""
@@ -59,15 +59,19 @@ class KeyOrder:
                 return
             page = self._ask(prefix, ContinuationToken=page.token)
 
-    def _level(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def level(self, prefix: str) -> list[tuple[str, int]]:
+        """Keys and sizes right below `prefix`, sorted; what ends with "/" stands for the keys below that."""
         page = self._ask(prefix, Delimiter="/")
         found = page.keys + [(below, 0) for below in page.prefixes]
         while page.token is not None:
             page = self._ask(prefix, Delimiter="/", ContinuationToken=page.token)
             found += page.keys + [(below, 0) for below in page.prefixes]
-        for key, size in sorted(found):
+        return sorted(found)
+
+    def _levels(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for key, size in self.level(prefix):
             if key.endswith("/") and key != prefix:
-                yield from self._level(key)
+                yield from self._levels(key)
             else:
                 yield key, size
 

@@ -95,6 +95,15 @@ class PastStore:
             if is_name(name):
                 yield ObjectInfo(name, size)
 
+    def children(self, prefix: str) -> tuple[str, ...]:
+        """What was one level below `prefix`; of a directory it is looked for one object that was there."""
+        check_prefix(prefix)
+        level = self._level(self._base + prefix)
+        keys = [key for key, version in level.newest.items() if version.id]
+        keys += [below for below in level.prefixes if next(self._below(below), None) is not None]
+        found = (key[len(self._base) :] for key in sorted(keys))
+        return tuple(name for name in found if is_name(name.removesuffix("/")))
+
     def now(self) -> float:
         """The store's clock, which stands for the present."""
         return self._present.now()

@@ -109,6 +109,9 @@ def test_every_moment_is_as_it_was(past: Past, at: Callable[[float], Store]) -> 
         "volumes/v-1/x": b"x",
     }
     assert everything(at(past.moments[2])) == {**two, "volumes/v/lease": b"third"}
+    assert at(past.moments[1]).children("volumes/") == ("volumes/v-1/", "volumes/v/")
+    assert at(past.moments[2]).children("volumes/") == ("volumes/v/",)
+    assert at(past.moments[2]).children("volumes/v/") == ("volumes/v/lease", "volumes/v/manifests/")
     again = {"volumes/v/manifests/1": b"another one", "volumes/v/lease": b"fourth"}
     assert everything(at(past.moments[3])) == {**two, **again}
     assert everything(at(past.moments[3] + 1e6)) == everything(at(past.moments[3]))

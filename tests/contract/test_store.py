@@ -67,6 +67,29 @@ def race(work: list[Callable[[], object]]) -> list[object]:
         return list(threads.map(run, work))
 
 
+def test_children_are_one_level(store: Store) -> None:
+    assert store.children("") == store.children("volumes/") == ()
+    for name in (
+        "repository",
+        "volumes/a/x",
+        "volumes/a/b/c",
+        "volumes/a-1/x",
+        "volumes/b/c/d/e",
+        "volumes/x",
+    ):
+        store.put(name, b"1")
+    assert store.children("") == ("repository", "volumes/")
+    assert store.children("volumes/") == ("volumes/a-1/", "volumes/a/", "volumes/b/", "volumes/x")
+    assert store.children("volumes/a/") == ("volumes/a/b/", "volumes/a/x")
+    assert store.children("volumes/none/") == ()
+    store.delete("volumes/b/c/d/e")
+    store.delete("volumes/a/x")
+    assert set(store.children("volumes/")) - {"volumes/b/"} == {"volumes/a-1/", "volumes/a/", "volumes/x"}
+    assert store.children("volumes/a/") == ("volumes/a/b/",)
+    if not store.url.startswith("s3:"):
+        assert "volumes/b/" not in store.children("volumes/")
+
+
 def test_get_returns_what_was_put(store: Store) -> None:
     for data in (b"", b"\0", b"some bytes", bytes(range(256)) * 513):
         name = f"volumes/v/chunks/ab/{len(data)}"

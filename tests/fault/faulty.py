@@ -83,6 +83,10 @@ class FaultyStore:
         yield from self.wrapped.list(prefix)
         self._after(fault, "list", prefix, None)
 
+    def children(self, prefix: str) -> tuple[str, ...]:
+        fault = self._before("children", prefix)
+        return self._after(fault, "children", prefix, self.wrapped.children(prefix))
+
     def delete(self, name: str) -> None:
         fault = self._before("delete", name)
         self._after(fault, "delete", name, self.wrapped.delete(name))

@@ -60,7 +60,7 @@ def _volumes(repository: Repository, request: PruneRequest) -> list[str]:
     if volume is None:
         return repository.volumes()
     names.check_volume_name(volume)
-    if not any(True for _ in repository.store.list(names.volume_prefix(volume))):
+    if not repository.holds(volume):
         raise UsageError(f"prune volume {volume}", "the repository does not hold it")
     return [volume]
 
