@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -25,7 +26,8 @@ VERBS = {
     "cat": ("browse", "Write a file of a snapshot to standard output."),
     "undelete": ("undelete", "Show what was lost lately; bring it back beside what is there."),
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
-    "export": ("export", "Write a snapshot as a plain tar archive."),
+    "export": ("export", "Write a snapshot as a tar archive, sealed for openssl, or as plain files."),
+    "import": ("import_", "Take in a tarball, or an `aws s3 sync` copy, as a snapshot."),
     "check": ("check", "Look for damage in the repository."),
     "prune": ("prune", "Remove what no recovery point refers to."),
     "environment": ("environment", "Say what is needed to make the environments again; make them."),
@@ -55,7 +57,8 @@ class Verbs(click.Group):
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"smsnapd.cli.{VERBS[cmd_name][0]}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command: click.Command = getattr(module, f"{name}_" if keyword.iskeyword(name) else name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -40,7 +40,7 @@ def store_settings(config: Config, notebook: Notebook | None) -> StoreSettings:
     pace = shared_file(state_dir(config)) if is_paced else SharedFile("")
     return StoreSettings(
         url=repository.url,
-        region=repository.region or _region(repository.url, notebook),
+        region=repository.region or region_of(repository.url, notebook),
         endpoint_url=repository.endpoint_url,
         path_style=repository.path_style,
         checksums=repository.checksums,
@@ -58,7 +58,7 @@ def store_settings(config: Config, notebook: Notebook | None) -> StoreSettings:
     )
 
 
-def _region(url: str, notebook: Notebook | None) -> str:
+def region_of(url: str, notebook: Notebook | None) -> str:
     """The region that AWS's own variables name, else the notebook's."""
     if not url.startswith("s3:"):
         return ""

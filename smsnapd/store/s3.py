@@ -46,6 +46,7 @@ from smsnapd.store.s3_body import prepare_puts, request_body
 from smsnapd.store.s3_download import read_answer
 from smsnapd.store.s3_listing import KeyOrder, Page
 from smsnapd.store.s3_locks import Locks, lock_options
+from smsnapd.store.s3_objects import PlainObjects
 from smsnapd.store.s3_options import pay_for_requests, put_options
 from smsnapd.store.s3_region import region_for
 from smsnapd.store.s3_stock import Stocked, stock
@@ -199,6 +200,10 @@ class S3Store:
     def stock(self) -> Iterator[Stocked]:
         """All that lies here as S3 bills it, somebody else's objects too, in no certain order."""
         return stock(self._call, self._bucket, self._base)
+
+    def objects(self) -> PlainObjects:
+        """The bucket's objects as those of other tools, whatever their keys."""
+        return PlainObjects(self._call, self._bucket, self._settings)
 
     def now(self) -> float:
         """What `Date` an answer of the server bears, to the second: that to a small listing.

@@ -27,6 +27,10 @@ _ACL_TAGS: Final = {
     0x20: "other::",
 }
 """The tags of linux/posix_acl.h with their names in acl(5)'s long text form."""
+_ACL_LETTERS: Final = {"u": (0x01, 0x02), "g": (0x04, 0x08), "m": (0x10, 0x10), "o": (0x20, 0x20)}
+"""How a tag's name begins; the tag without and with a name."""
+_ACL_FIELDS: Final = 3
+_ACL_NOBODY: Final = 0xFFFFFFFF
 
 
 def read_xattrs(target: int | bytes) -> tuple[Xattr, ...]:
@@ -72,6 +76,38 @@ def acl_text(value: bytes) -> str:
         )
         lines.append(f"{_ACL_TAGS[tag].format(owner)}{letters}\n")
     return "".join(lines)
+
+
+def acl_value(text: str) -> bytes:
+    """The xattr of a POSIX ACL in acl(5)'s text form, long or short: what `acl_text` is of.
+
+    Names that are no numbers are looked up here, unless a fourth field has the number, as star writes it.
+    Raises `ValueError` if it is not of that form, or nobody has such a name.
+    """
+    entries = []
+    for line in text.replace(",", "\n").splitlines():
+        entry = line.partition("#")[0].strip()
+        if entry:
+            entries.append(_acl_entry(entry))
+    return _ACL_HEADER.pack(_ACL_VERSION) + b"".join(_ACL_ENTRY.pack(*entry) for entry in sorted(entries))
+
+
+def _acl_entry(line: str) -> tuple[int, int, int]:
+    """Tag, permissions and id of one entry."""
+    fields = [field.strip() for field in line.split(":")]
+    if len(fields) < _ACL_FIELDS or fields[0][:1] not in _ACL_LETTERS:
+        raise ValueError("an entry of an ACL is malformed")
+    unnamed, named = _ACL_LETTERS[fields[0][:1]]
+    permissions = sum({"r": 4, "w": 2, "x": 1}.get(letter, 0) for letter in set(fields[2]))
+    if not fields[1]:
+        return unnamed, permissions, _ACL_NOBODY
+    number = fields[3] if len(fields) > _ACL_FIELDS else fields[1]
+    if not number.isdecimal():
+        try:
+            number = str(pwd.getpwnam(number).pw_uid if fields[0][0] == "u" else grp.getgrnam(number).gr_gid)
+        except KeyError as error:
+            raise ValueError(f"nobody here is called {number[:100]}") from error
+    return named, permissions, int(number)
 
 
 class Owners:

@@ -1,0 +1,185 @@
+"""`smsnap import`: what other tools have written becomes a snapshot."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from smsnapd.cli import output
+from smsnapd.cli.exchange import S3, place_at, seal_in
+from smsnapd.cli.options import verb
+from smsnapd.cli.session import Session
+from smsnapd.errors import UsageError
+from smsnapd.model import path_text
+from smsnapd.telemetry.sizes import size_text
+
+if TYPE_CHECKING:
+    from smsnapd.engine.intake.run import Arrivals, ImportOutcome
+    from smsnapd.volume.archive.opening import Seal
+    from smsnapd.volume.archive.stream import ByteSource
+
+INCOMPLETE = 3
+NAMED_MAX = 20
+NOTEBOOK_OWNER = (1000, 1000)
+"""ec2-user and its group, on AL2 and AL2023."""
+
+EXAMPLES = """
+smsnap import backup.tar.gz
+smsnap import s3://bucket/backup.tar.gz.enc --openssl-passphrase-file article-passphrase
+ssh old-notebook tar -C SageMaker -c . | smsnap import - --volume old-notebook
+smsnap import s3://bucket/my-notebook_2026-01-31-09-00-00/        a copy of `aws s3 sync`
+smsnap import --from-tags         that which the notebook's tags of the AWS samples name
+"""
+REPORT = """
+the new snapshot, as `smsnap snapshots --json` has it, with "source", "form" ("tar" or "files") and "wrapping"
+(a list of "openssl", "gzip", "xz", "lz4", "zstd")
+"""
+
+
+@verb("import", examples=EXAMPLES, report=REPORT)
+@click.argument("source", required=False, metavar="[FILE|DIR|-|s3://…]")
+@click.option(
+    "--from-tags",
+    is_flag=True,
+    help="Take the `aws s3 sync` copy that this notebook's tags ebs-backup-bucket and backup-snapshot name.",
+)
+@click.option(
+    "--openssl-passphrase-file",
+    metavar="FILE",
+    help="Open what `openssl enc -aes-256-cbc -iter 100000` has sealed, with the first line of FILE.",
+)
+@click.option(
+    "--openssl-iterations",
+    type=click.IntRange(1, 2**31 - 1),
+    default=100_000,
+    help="Another -iter of openssl's.",
+)
+@click.option(
+    "--owner",
+    metavar="UID:GID",
+    help="Whose the files are that the source names no owner of; default: the volume's, else 1000:1000.",
+)
+def import_(
+    source: str | None,
+    from_tags: bool,
+    openssl_passphrase_file: str | None,
+    openssl_iterations: int,
+    owner: str | None,
+) -> int:
+    """Take in a tarball, or a copy that `aws s3 sync` has made, as a full snapshot.
+
+    A tarball may be of any kind (GNU, pax, ustar, v7), packed with gzip, xz, lz4 or zstd, and sealed with
+    `openssl enc`, all of which is found out; it streams by, and nothing is staged. It is an ordinary
+    snapshot of the volume that --volume names, by default this machine's. Names that lead out of it are left
+    out, as GNU tar would, and are named; exit status 3 says so. One that is cut off, or whose passphrase is
+    wrong, leaves no snapshot.
+    """
+    session = Session.current()
+    if (source is None) != from_tags:
+        raise UsageError("import", "give one source, or --from-tags", "see smsnap import --help")
+    seal = seal_in(openssl_passphrase_file, openssl_iterations)
+    owners = _owner(session, owner)
+    with _arrivals(session, source or "", seal, owners) as (arrivals, label, form, wrapping):
+        outcome = _import(session, arrivals, label, owners)
+    _report(session, outcome, label, form, wrapping)
+    return 0 if outcome.snapshot.complete else INCOMPLETE
+
+
+def _owner(session: Session, text: str | None) -> tuple[int, int]:
+    """Whose the files are that nothing says of whose they are."""
+    if text is not None:
+        user, _, group = text.partition(":")
+        if not (user.isdecimal() and group.isdecimal() and max(int(user), int(group)) < 2**32):
+            raise UsageError("use --owner", f"{text!r} is not two numbers", "give it like 1000:1000")
+        return int(user), int(group)
+    path = session.config.volume.path
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        status = None
+    return (status.st_uid, status.st_gid) if status is not None else NOTEBOOK_OWNER
+
+
+@contextmanager
+def _arrivals(
+    session: Session, source: str, seal: Seal | None, owners: tuple[int, int]
+) -> Iterator[tuple[Arrivals, str, str, tuple[str, ...]]]:
+    """What arrives from a source; what to call that, its form and its wrapping."""
+    from smsnapd.volume.archive.members import TarReader
+    from smsnapd.volume.archive.opening import open_content
+
+    with _bytes_of(session, source) as (file, label), closing(file):
+        what = f"import {label}"
+        content = open_content(file, what, seal)
+        if content.kind == "image":
+            hint = "mount it read-only and back that up: mount -o loop,ro FILE DIR; smsnap backup --path DIR"
+            raise UsageError(what, "it is an image of a file system, which cannot be taken in yet", hint)
+        with closing(content.source):
+            yield TarReader(content.source, what), label, "tar", content.wrapping
+
+
+@contextmanager
+def _bytes_of(session: Session, source: str) -> Iterator[tuple[ByteSource, str]]:
+    """The bytes of a file, a pipe or an object, and what to call them."""
+    from smsnapd.volume.archive.stream import Ahead, FileSource
+
+    if source.startswith(S3):
+        with place_at(session, source) as place:
+            found = place.objects.find(place.key)
+            if found is None:
+                raise UsageError(f"import {source}", "there is no such object", "look with aws s3 ls")
+            yield Ahead(place.objects.open(found), "download"), source
+        return
+    what = "import from standard input" if source == "-" else f"import {source}"
+    if source == "-" and sys.stdin.isatty():
+        raise UsageError(what, "it is a terminal", "pipe an archive into it")
+    try:
+        file = io.FileIO(sys.stdin.fileno() if source == "-" else source, closefd=source != "-")
+    except OSError as error:
+        raise UsageError(what, error.strerror or str(error)) from error
+    label = "standard input" if source == "-" else str(Path(source).absolute())
+    yield Ahead(FileSource(file, what), "read"), label
+
+
+def _import(session: Session, arrivals: Arrivals, label: str, owners: tuple[int, int]) -> ImportOutcome:
+    from smsnapd.engine.intake.run import ImportRequest, run_import
+
+    config = session.config
+    request = ImportRequest(
+        volume=session.own_volume,
+        source=label,
+        state_dir=session.state_dir,
+        owner=owners[0],
+        group=owners[1],
+        level=config.backup.compression_level,
+        grace_s=config.retention.grace.total_seconds(),
+    )
+    with session.repository(contents=False) as repository, session.progress() as progress:
+        return run_import(repository, request, arrivals, progress)
+
+
+def _report(
+    session: Session, outcome: ImportOutcome, label: str, form: str, wrapping: tuple[str, ...]
+) -> None:
+    for issue in outcome.left_out[:NAMED_MAX]:
+        print(f"smsnap: left out {path_text(issue.path)}: {issue.reason}", file=sys.stderr)
+    if len(outcome.left_out) > NAMED_MAX:
+        print(
+            f"smsnap: and {len(outcome.left_out) - NAMED_MAX} more: see smsnap snapshots --json",
+            file=sys.stderr,
+        )
+    snapshot = outcome.snapshot
+    if session.options.json:
+        shape = {"source": label, "form": form, "wrapping": list(wrapping)}
+        output.document({**output.snapshot_object(snapshot), **shape})
+    elif not session.options.quiet:
+        output.line(
+            f"full {snapshot.id} of volume {snapshot.volume} from {label}: {snapshot.files} files, "
+            f"{size_text(snapshot.bytes)}, stored {size_text(snapshot.stored_bytes)}"
+        )

@@ -1,0 +1,295 @@
+"""One import: what arrives is stored as it comes, then its catalog, then the manifest, under the lease.
+
+Nothing exists for a reader before the manifest does: an archive that ends too early leaves chunks that
+nothing refers to, and no recovery point.
+"""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from smsnapd import __version__
+from smsnapd.engine.chunkwriter import ChunkWriter
+from smsnapd.engine.history import History, SnapshotSummary, summarise
+from smsnapd.engine.index import Parent
+from smsnapd.engine.intake.contents import Contents
+from smsnapd.engine.intake.recording import OwnerNames, Recorder
+from smsnapd.engine.intake.tree import ArrivingTree
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.recording import CatalogBuilder
+from smsnapd.engine.reuse import GRACE_S, check_kept
+from smsnapd.engine.tenure import Tenure
+from smsnapd.engine.tree import SnapshotTree
+from smsnapd.errors import DamageError
+from smsnapd.format import names
+from smsnapd.format.manifest import (
+    Completeness,
+    Issue,
+    Manifest,
+    ParentRef,
+    Source,
+    Statistics,
+    manifest_hash,
+)
+from smsnapd.format.names import ManifestName
+from smsnapd.model import ChunkRef, Entry, Flag, Kind
+from smsnapd.repository import Repository
+from smsnapd.repository.manifests import commit_manifest
+from smsnapd.volume.archive.members import Member
+from smsnapd.volume.archive.paths import inside
+
+ISSUES_MAX = 10_000
+"""So many members that were left out are named; of more, the number."""
+
+
+class Arrivals(Protocol):
+    """Members, one after the other, and the data of the one that came last. Raises `SmsnapError`."""
+
+    def __iter__(self) -> Iterator[Member]:
+        """The next member; what of the last one's data was not read is passed over."""
+
+    def read(self, size: int) -> bytes:
+        """At most `size` bytes more of its data, at least one; b"" only behind them."""
+
+
+@dataclass(frozen=True)
+class ImportRequest:
+    """Where to, and what of it is to be said. `source` is where it comes from, for people and the manifest.
+
+    `owner` and `group` are whose directories are that the source says nothing of. `state_dir` is a place on
+    disk.
+    """
+
+    volume: str
+    source: str
+    state_dir: Path
+    owner: int
+    group: int
+    level: int = 1
+    grace_s: float = GRACE_S
+
+
+@dataclass(frozen=True)
+class ImportOutcome:
+    """The snapshot that was made; `left_out` names what of the source is not in it, and why."""
+
+    snapshot: SnapshotSummary
+    left_out: tuple[Issue, ...]
+
+
+def run_import(
+    repository: Repository,
+    request: ImportRequest,
+    arrivals: Arrivals,
+    progress: Progress,
+    *,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> ImportOutcome:
+    """Make a full snapshot of what arrives. LockedError if another writer has the volume's lease.
+
+    If anything raises, there is no snapshot.
+    """
+    names.check_volume_name(request.volume)
+    tenure = Tenure(repository, request.volume)
+    try:
+        tenure.begin()
+        with ExitStack() as stack:
+            return _Import(repository, request, progress, tenure, clock_ns, stack).go(arrivals)
+    finally:
+        tenure.release()
+
+
+class _Import:
+    def __init__(
+        self,
+        repository: Repository,
+        request: ImportRequest,
+        progress: Progress,
+        tenure: Tenure,
+        clock_ns: Callable[[], int],
+        stack: ExitStack,
+    ) -> None:
+        self._repository = repository
+        self._request = request
+        self._progress = progress
+        self._tenure = tenure
+        self._clock_ns = clock_ns
+        self._started_ns = clock_ns()
+        history = History.load(repository, request.volume)
+        tenure.listed(history)
+        self._head = _head(repository, history)
+        known = _reusable(repository, history, tenure)
+        self._chunks = ChunkWriter(repository, request.volume, tenure.data_key(), known, request.level)
+        stack.callback(self._chunks.close)
+        request.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tree = ArrivingTree(request.state_dir, self._implied())
+        stack.callback(self._tree.close)
+        self._contents = Contents(self._chunks, f"import {request.source}")
+        self._owners = OwnerNames()
+        self._left_out: list[Issue] = []
+        self._unnamed = 0
+
+    def go(self, arrivals: Arrivals) -> ImportOutcome:
+        """Take everything in, and commit."""
+        self._progress.phase("import")
+        for member in arrivals:
+            self._take(member, arrivals)
+        self._contents.finish()
+        self._progress.phase("record")
+        catalog = CatalogBuilder(self._repository, self._request.volume, 0)
+        recorder = Recorder(self._chunks, catalog, self._owners)
+        for listing in self._tree.listings():
+            recorder.add(listing)
+            self._tenure.keep()
+        recorder.finish()
+        self._chunks.finish()
+        catalog.finish()
+        self._progress.phase("commit")
+        return self._commit(catalog, recorder)
+
+    def _implied(self) -> Entry:
+        return Entry(
+            b"",
+            int(Kind.DIRECTORY),
+            mode=0o755,
+            uid=self._request.owner,
+            gid=self._request.group,
+            mtime_ns=self._started_ns,
+        )
+
+    # --- members
+
+    def _take(self, member: Member, arrivals: Arrivals) -> None:
+        """Place one member in the tree; its contents are stored."""
+        path, refused = inside(member.path)
+        refused = refused or (
+            self._link(path, member) if member.is_link else self._place(path, member, arrivals)
+        )
+        for why in (refused, *member.lost):
+            if why:
+                self._note(Issue(path, why))
+        self._tenure.keep()
+
+    def _link(self, path: bytes, member: Member) -> str:
+        target, refused = inside(member.target)
+        return refused or self._tree.link(path, target)
+
+    def _place(self, path: bytes, member: Member, arrivals: Arrivals) -> str:
+        refused = self._tree.refusal(path, member.kind)
+        if refused:
+            return refused
+        if member.kind == Kind.SYMLINK and (not member.target or b"\0" in member.target):
+            return "it is a symbolic link to nothing"
+        before = self._chunks.stored_bytes
+        stored = self._contents.store(member.size, member.segments, arrivals.read)
+        self._owners.note(member.uid, member.user, member.gid, member.group)
+        sparse = stored.segments is not None
+        self._tree.place(
+            path,
+            Entry(
+                b"",
+                int(member.kind),
+                int(Flag.SPARSE) if sparse else 0,
+                member.mode,
+                member.uid,
+                member.gid,
+                len(member.target) if member.kind == Kind.SYMLINK else member.size,
+                member.mtime_ns,
+                rdev=member.rdev,
+                target=member.target,
+                xattrs=member.xattrs,
+                segments=stored.segments or (),
+                content=stored.extents,
+            ),
+        )
+        done = int(member.kind == Kind.REGULAR)
+        self._progress.advance(done, member.size, self._chunks.stored_bytes - before)
+        return ""
+
+    def _note(self, issue: Issue) -> None:
+        if len(self._left_out) < ISSUES_MAX:
+            self._left_out.append(issue)
+        else:
+            self._unnamed += 1
+
+    # --- the commit
+
+    def _commit(self, catalog: CatalogBuilder, recorder: Recorder) -> ImportOutcome:
+        left_out = self._all_left_out()
+        manifest = self._manifest(catalog, recorder, left_out)
+        if self._tenure.lasted_s > self._request.grace_s / 2:
+            check_kept(
+                self._repository,
+                self._request.volume,
+                self._chunks.fresh,
+                manifest.catalog,
+                lasted_s=self._tenure.lasted_s,
+            )
+        committed = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
+        return ImportOutcome(summarise(committed), left_out)
+
+    def _all_left_out(self) -> tuple[Issue, ...]:
+        first = {issue.path: issue for issue in reversed(self._left_out)}
+        if self._unnamed:
+            first[b""] = Issue(
+                b"", f"{self._unnamed} further members of the archive are not in it as they were"
+            )
+        return tuple(sorted(first.values()))
+
+    def _manifest(self, catalog: CatalogBuilder, recorder: Recorder, left_out: tuple[Issue, ...]) -> Manifest:
+        head, counts = self._head, recorder.counts
+        segments: tuple[ChunkRef, ...] = tuple(ref for ref, _ in catalog.segments)
+        return Manifest(
+            repository_id=self._repository.id,
+            name=ManifestName(
+                volume=self._request.volume,
+                sequence=head.name.sequence + 1 if head else 1,
+                generation=self._tenure.lease.generation,
+                time_us=self._started_ns // 1000,
+                kind="full",
+                snapshot=secrets.token_hex(8),
+            ),
+            finished_us=self._clock_ns() // 1000,
+            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            program=f"smsnapd {__version__}",
+            host=socket.gethostname(),
+            source=Source(self._request.source, ""),
+            consistency="live",
+            completeness=Completeness("scan", not left_out, left_out),
+            statistics=Statistics(
+                entries=counts.entries,
+                files=counts.files,
+                bytes=counts.bytes,
+                stored_bytes=self._chunks.stored_bytes + catalog.stored_bytes,
+                changed=counts.entries,
+                deleted=0,
+            ),
+            owners=self._owners.owners(),
+            chunks=tuple(self._chunks[number] for number in catalog.rows),
+            catalog=segments,
+        )
+
+
+def _head(repository: Repository, history: History) -> Parent | None:
+    """The newest commit. A full behind it needs nothing of it but its hash."""
+    name = history.head_name
+    return Parent(name, manifest_hash(repository.store.get(name.object_name()))) if name else None
+
+
+def _reusable(repository: Repository, history: History, tenure: Tenure) -> list[ChunkRef]:
+    """The chunks of the newest recovery point, whose data keys are there; none if it is damaged."""
+    if history.head_name is None:
+        return []
+    try:
+        chunks = SnapshotTree(repository, history.chain(history.head_name.snapshot)).chunks
+    except DamageError:
+        return []
+    data_keys = tenure.existing_data_keys({ref.key_id for ref in chunks})
+    return [ref for ref in chunks if ref.key_id in data_keys]
