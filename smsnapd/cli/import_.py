@@ -31,8 +31,8 @@ NOTEBOOK_OWNER = (1000, 1000)
 
 EXAMPLES = """
 smsnap import backup.tar.gz
-smsnap import s3://bucket/backup.tar.gz.enc --openssl-passphrase-file article-passphrase
-ssh old-notebook tar -C SageMaker -c . | smsnap import - --volume old-notebook
+smsnap import s3://bucket/backup.tar.gz.enc --openssl-passphrase-file secret
+ssh old tar -C SageMaker -c . | smsnap import - --volume old
 smsnap import s3://bucket/my-notebook_2026-01-31-09-00-00/        a copy of `aws s3 sync`
 smsnap import --from-tags         that which the notebook's tags of the AWS samples name
 """

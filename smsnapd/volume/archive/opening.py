@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from typing import Final, Literal, NamedTuple
 
-from smsnapd.errors import UsageError, WrongKeyError
+from smsnapd.errors import UsageError
 from smsnapd.volume.archive.compress import MAGIC_SIZE, Unpacked, format_of
 from smsnapd.volume.archive.header import is_header
-from smsnapd.volume.archive.openssl import ITERATIONS, MAGIC, Opened
+from smsnapd.volume.archive.openssl import HEAD_SIZE, ITERATIONS, MAGIC, Opened, wrong_passphrase
 from smsnapd.volume.archive.stream import Ahead, ByteSource, Peekable
 
 Kind = Literal["tar", "image"]
 
-_LOOK: Final = 4096
 _BLOCK: Final = 512
 _EXT_MAGIC: Final = (1080, b"\x53\xef")
 """Where a file system of the ext family has its mark (ext4's "Super Block")."""
@@ -47,16 +46,22 @@ def open_content(source: ByteSource, what: str, seal: Seal | None) -> Content:
             hint = "give the file with its passphrase: --openssl-passphrase-file FILE"
             raise UsageError(what, "it is sealed with openssl enc", hint)
         wrapping.append("openssl")
-        outer = Peekable(Ahead(Opened(outer, seal.passphrase, what, seal.iterations), "unseal"))
+        opened = Opened(outer, seal.passphrase, what, _is_known, seal.iterations)
+        outer = Peekable(Ahead(opened, "unseal"))
     packing = format_of(outer.peek(MAGIC_SIZE))
     inner = outer
     if packing != "none":
         wrapping.append(packing)
         inner = Peekable(Ahead(Unpacked(outer, packing, what), "unpack"))
-    kind = _kind(inner.peek(_LOOK))
+    kind = _kind(inner.peek(HEAD_SIZE))
     if kind is None:
-        raise _unknown(what, sealed and packing == "none")
+        raise wrong_passphrase(what) if sealed and packing == "none" else _unknown(what)
     return Content(inner, kind, tuple(wrapping))
+
+
+def _is_known(head: bytes) -> bool:
+    """Whether what begins so is packed in a way that is known, or what a packed file may hold."""
+    return format_of(head) != "none" or _kind(head) is not None
 
 
 def _kind(head: bytes) -> Kind | None:
@@ -69,14 +74,7 @@ def _kind(head: bytes) -> Kind | None:
     return "tar" if is_empty_tar else None
 
 
-def _unknown(what: str, sealed: bool) -> UsageError | WrongKeyError:
-    if sealed:
-        return WrongKeyError(
-            what,
-            "the passphrase is wrong: what comes out is neither a tarball nor an image",
-            "if it is right, the file was sealed otherwise than with -aes-256-cbc -iter 100000: "
-            "give --openssl-iterations, or unseal it first and pipe it in",
-        )
+def _unknown(what: str) -> UsageError:
     return UsageError(
         what,
         "it is neither a tarball nor an image of a file system, plain or packed with gzip, xz, lz4 or zstd",

@@ -16,12 +16,15 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
-from smsnapd.errors import DamageError
-from smsnapd.volume.archive.stream import ByteSource
+from smsnapd.errors import DamageError, WrongKeyError
+from smsnapd.volume.archive.stream import Peekable
 
 MAGIC: Final = b"Salted__"
 ITERATIONS: Final = 100_000
 """Those of the article's commands."""
+
+HEAD_SIZE: Final = 4096
+"""Bytes by which what was sealed is known."""
 
 _SALT_SIZE: Final = 8
 _KEY_SIZE: Final = 32
@@ -64,23 +67,26 @@ class Sealing:
 class Opened:
     """The plain bytes of a sealed source; what it holds is not known to be right (see above).
 
-    `DamageError` at the end if that is no end: the source was cut off, or the passphrase is wrong.
+    At an end that is none, `DamageError`: the source was cut off; or `WrongKeyError`, if what came out was
+    not `is_known`, which is asked of its first `HEAD_SIZE` bytes.
     """
 
     def __init__(
-        self, source: ByteSource, passphrase: bytes, what: str, iterations: int = ITERATIONS
+        self,
+        source: Peekable,
+        passphrase: bytes,
+        what: str,
+        is_known: Callable[[bytes], bool],
+        iterations: int = ITERATIONS,
     ) -> None:
         """`source` begins with `MAGIC`."""
-        head = b""
-        while len(head) < len(MAGIC) + _SALT_SIZE and (
-            piece := source.read(len(MAGIC) + _SALT_SIZE - len(head))
-        ):
-            head += piece
+        salt = source.peek(len(MAGIC) + _SALT_SIZE)[len(MAGIC) :]
+        source.read(len(MAGIC) + _SALT_SIZE)
         self._source = source
         self._what = what
-        self._decryptor = _cipher(
-            passphrase, head[len(MAGIC) :].ljust(_SALT_SIZE, b"\0"), iterations
-        ).decryptor()
+        self._decryptor = _cipher(passphrase, salt.ljust(_SALT_SIZE, b"\0"), iterations).decryptor()
+        self._is_known = is_known
+        self._head = b""
         self._sealed = 0
         self._last = b""  # the newest block, which may be the padding
         self._ended = False
@@ -91,6 +97,8 @@ class Opened:
             piece = self._source.read(max(size, _BLOCK))
             self._sealed += len(piece)
             plain = self._last + self._decryptor.update(piece)
+            if len(self._head) < HEAD_SIZE:
+                self._head += plain[: HEAD_SIZE - len(self._head)]
             if not piece:
                 self._ended = True
                 return self._without_padding(plain)
@@ -102,9 +110,11 @@ class Opened:
     def _without_padding(self, plain: bytes) -> bytes:
         count = plain[-1] if plain else 0
         if self._sealed % _BLOCK or not 1 <= count <= _BLOCK or plain[-count:] != bytes([count]) * count:
+            if not self._is_known(self._head):
+                raise wrong_passphrase(self._what)
             raise DamageError(
                 self._what,
-                "the sealed stream has no proper end: it was cut off or damaged, or the passphrase is wrong",
+                "the sealed stream has no proper end: it was cut off or damaged",
                 "compare its size with the original's; nothing was kept of it",
             )
         return plain[:-count]
@@ -112,6 +122,16 @@ class Opened:
     def close(self) -> None:
         """Close the source."""
         self._source.close()
+
+
+def wrong_passphrase(what: str) -> WrongKeyError:
+    """The error for sealed bytes in which there is nothing that is known; `what` was being done."""
+    return WrongKeyError(
+        what,
+        "the passphrase is wrong: what comes out is neither a tarball nor an image",
+        "if it is right, the file was sealed otherwise than with -aes-256-cbc -iter 100000: "
+        "give --openssl-iterations, or unseal it first and pipe it in",
+    )
 
 
 def passphrase_in(text: bytes) -> bytes:
