@@ -45,9 +45,8 @@ def ls(snapshot: str, path: str, long: bool, recursive: bool) -> int:
 
     session = Session.current()
     wanted = volume_path(path, session.config.volume.path)
-    with session.repository(contents=False) as repository:
-        history, found = session.find(repository, snapshot)
-        entries = list_entries(repository, history, found, wanted, recursive)
+    with session.repository(contents=False) as repository, session.files(repository, snapshot) as tree:
+        entries = list_entries(tree, wanted, recursive)
         if session.options.json:
             output.array(entry_object(path, entry) for path, entry in entries)
         else:
@@ -74,9 +73,8 @@ def cat(snapshot: str, path: str) -> int:
 
     session = Session.current()
     wanted = volume_path(path, session.config.volume.path)
-    with session.repository(contents=True) as repository:
-        history, found = session.find(repository, snapshot)
-        for piece in open_file(repository, history, found, wanted):
+    with session.repository(contents=True) as repository, session.files(repository, snapshot) as tree:
+        for piece in open_file(tree, wanted):
             output.data(piece)
         output.flush()
     return 0

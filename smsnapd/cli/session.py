@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from smsnapd.engine.live import LiveVolume
     from smsnapd.engine.progress import Progress
     from smsnapd.engine.sameness import Judge
+    from smsnapd.engine.tree import SnapshotTree
     from smsnapd.instance import Notebook
     from smsnapd.repository import Credentials, Repository
 
@@ -181,6 +182,18 @@ class Session:
     def moment(self, text: str) -> int:
         """A time as people write it, in microseconds since the epoch."""
         return parse_time(text, time.time_ns() // 1000)
+
+    @contextmanager
+    def files(self, repository: Repository, selector: str) -> Iterator[SnapshotTree]:
+        """The tree of the snapshot that a person named, for as long as a `with`: its files can be read."""
+        from smsnapd.engine.image.files import files_of
+
+        history, found = self.find(repository, selector)
+        with (
+            self.progress() as progress,
+            files_of(repository, self.settings, history.chain(found.id), progress) as tree,
+        ):
+            yield tree
 
     def progress(self) -> AbstractContextManager[Progress]:
         """Progress on standard error, for the length of a `with`."""

@@ -17,6 +17,8 @@ import msgspec
 
 from smsnapd.engine.extras import Extras, directory_of, paths_within, unknown_paths
 from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.image.files import files_of
+from smsnapd.engine.image.listing import lies_in_image
 from smsnapd.engine.people import sentences, user_ids
 from smsnapd.engine.pool import Pool, default_workers
 from smsnapd.engine.progress import Progress
@@ -26,7 +28,9 @@ from smsnapd.engine.worklist import NO_CHUNK, Worklist
 from smsnapd.engine.writing import (
     Failure,
     FilesJob,
+    ImageFileJob,
     Item,
+    Job,
     LargeJob,
     LastResult,
     Write,
@@ -100,13 +104,30 @@ def run_restore(
     DamageError if the chain or a catalog is not whole (then nothing was written), WrongKeyError.
     """
     progress.phase("plan")
-    tree = SnapshotTree(repository, history.chain(snapshot.id))
+    with files_of(repository, settings, history.chain(snapshot.id), progress) as tree:
+        return restore_tree(settings, tree, snapshot, request, progress)
+
+
+def restore_tree(
+    settings: StoreSettings,
+    tree: SnapshotTree,
+    snapshot: SnapshotSummary,
+    request: RestoreRequest,
+    progress: Progress,
+    *,
+    in_place: bool = False,
+) -> RestoreOutcome:
+    """As `run_restore`, of a tree whose files can be listed and read.
+
+    `in_place`: the target is the mounted image that the tree begins with, so what lies in that is there.
+    """
+    progress.phase("plan")
     selection = _select(tree, request.paths)
     users = user_ids(request.users, tree)
     with ExitStack() as stack:
         plan = Worklist(selection)
         stack.callback(plan.close)
-        restore = _Restore(repository, settings, tree, snapshot, request, users, plan, progress)
+        restore = _Restore(settings, tree, snapshot, request, users, plan, progress, in_place=in_place)
         return restore.preview() if request.dry_run else restore.go()
 
 
@@ -155,7 +176,6 @@ class _Tally:
 class _Restore:
     def __init__(
         self,
-        repository: Repository,
         settings: StoreSettings,
         tree: SnapshotTree,
         snapshot: SnapshotSummary,
@@ -163,9 +183,12 @@ class _Restore:
         users: tuple[tuple[int, int], ...],
         plan: Worklist,
         progress: Progress,
+        *,
+        in_place: bool,
     ) -> None:
-        self._repository = repository
+        self._repository = tree.repository
         self._settings = settings
+        self._in_place = in_place
         self._tree = tree
         self._snapshot = snapshot
         self._request = request
@@ -293,12 +316,13 @@ class _Restore:
             names_keys=self._tree.names_keys(),
             settings=self._settings,
             store=self._repository.store,
+            image_root=self._tree.image_root,
         )
         workers = 0 if self._plan.is_small else self._workers()
-        pool: Pool[FilesJob | LargeJob, WriteResult | LastResult] = Pool(task, workers)
+        pool: Pool[Job, WriteResult | LastResult] = Pool(task, workers)
         with pool:
             begun = list(self._begin_large(target))
-            for result in pool.run(self._jobs(begun)):
+            for result in pool.run(self._jobs(target, begun)):
                 assert isinstance(result, WriteResult)
                 self._tally.add(result)
                 self._progress.advance(files=result.files, bytes=result.bytes)
@@ -316,6 +340,9 @@ class _Restore:
     def _begin_large(self, target: Target) -> Iterator[bytes]:
         """Create the partial files of the large ones that are wanted."""
         for item in self._plan.large():
+            if self._is_there(item):
+                self._keep(target, item)
+                continue
             if not target.wanted(item.path, item.entry):
                 self._tally.skipped += 1
                 continue
@@ -326,15 +353,34 @@ class _Restore:
             begun.close()
             yield item.path
 
-    def _jobs(self, begun: list[bytes]) -> Iterator[FilesJob | LargeJob]:
+    def _jobs(self, target: Target, begun: list[bytes]) -> Iterator[Job]:
         wanted = set(begun)
         for item in self._plan.large():
-            if item.path in wanted:
-                writes = large_writes(self._tree, item.entry)
-                for start in range(0, len(writes), WRITES_PER_JOB):
-                    yield LargeJob(item, writes[start : start + WRITES_PER_JOB])
+            if item.path not in wanted:
+                continue
+            if lies_in_image(item.entry):
+                yield ImageFileJob(item)
+                continue
+            writes = large_writes(self._tree, item.entry)
+            for start in range(0, len(writes), WRITES_PER_JOB):
+                yield LargeJob(item, writes[start : start + WRITES_PER_JOB])
         for chunk, items in self._plan.small_by_chunk():
-            yield FilesJob(items, None if chunk == NO_CHUNK else self._tree.chunks[chunk])
+            missing = [item for item in items if not self._is_there(item)]
+            for item in items if len(missing) < len(items) else ():
+                if self._is_there(item):
+                    self._keep(target, item)
+            if missing:
+                yield FilesJob(missing, None if chunk == NO_CHUNK else self._tree.chunks[chunk])
+
+    def _is_there(self, item: Item) -> bool:
+        """Whether it is part of the image that is restored into: no catalog holds it."""
+        return self._in_place and item.entry.header is None
+
+    def _keep(self, target: Target, item: Item) -> None:
+        """What is there stays, but for who owns it."""
+        self._tally.skipped += 1
+        if self._users:
+            self._note(item.path, target.remap(item.path, item.entry))
 
     def _finish_large(self, target: Target, begun: list[bytes]) -> None:
         wanted = set(begun)
@@ -351,7 +397,7 @@ class _Restore:
 
     def _make_links(self, target: Target) -> None:
         for item in self._plan.links():
-            if not target.wanted(item.path, item.entry):
+            if self._is_there(item) or not target.wanted(item.path, item.entry):
                 self._tally.skipped += 1
                 continue
             first = self._tally.failures.get(item.entry.target)

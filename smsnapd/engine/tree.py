@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from smsnapd.engine.fold import checked, fold
+from smsnapd.engine.image.listing import image_listings
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.catalog import Order, decode_segment
 from smsnapd.format.image import Image, pieces_of
@@ -19,9 +20,13 @@ from smsnapd.repository.manifests import Recorded
 class SnapshotTree:
     """Entries of one recovery point; extents name chunks by their row in `chunks`."""
 
-    def __init__(self, repository: Repository, chain: list[Recorded]) -> None:
-        self._repository = repository
+    def __init__(
+        self, repository: Repository, chain: list[Recorded], image_root: bytes | None = None
+    ) -> None:
+        """`image_root` is where the image that the chain begins with is mounted, for who wants its files."""
+        self.repository = self._repository = repository
         self._chain = chain
+        self.image_root = image_root
         self.volume = chain[-1].name.volume
         self.chunks: list[ChunkRef] = []
         self._bases: list[int] = []
@@ -57,15 +62,37 @@ class SnapshotTree:
                 pass
 
     def listings(self) -> Iterator[Listing]:
-        """The tree in catalog order; may be called again. UsageError if an image is its lowest layer."""
-        if self.image is not None:
+        """The tree in catalog order; may be called again. UsageError if an image is its lowest layer, and
+        that is not mounted: `files_of` opens such trees.
+        """
+        if len(self._chain) == 1:
+            return checked(self._lowest())
+        above = (self._layer(number) for number in range(1, len(self._chain)))
+        return checked(fold([self._lowest(), *above]))
+
+    def with_image_at(self, root: bytes) -> SnapshotTree:
+        """The same, the image that the chain begins with being mounted at `root`."""
+        return SnapshotTree(self.repository, self._chain, root)
+
+    def _lowest(self) -> Iterator[Listing]:
+        if self.image is None:
+            return self._layer(0)
+        if self.image_root is None:
             raise UsageError(
                 f"list the files of snapshot {self.newest.name.snapshot}",
-                "its chain begins with a block image, and files in those cannot be looked at yet",
+                "its chain begins with a block image, which is not mounted",
             )
-        if len(self._chain) == 1:
-            return checked(self._layer(0))
-        return checked(fold([self._layer(number) for number in range(len(self._chain))]))
+        return image_listings(self.image_root)
+
+    @property
+    def is_bare_image(self) -> bool:
+        """Whether the recovery point is an image, and nothing behind it."""
+        return self.image is not None and len(self._chain) == 1
+
+    @property
+    def base(self) -> Manifest:
+        """The manifest of the full."""
+        return self._chain[0].manifest
 
     def layer(self) -> Iterator[Listing]:
         """What the recovery point's own catalog says, tombstones included."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from smsnapd.engine.image.listing import lies_in_image, read_pieces
 from smsnapd.errors import DamageError
 from smsnapd.model import ChunkRef, Entry, Extent, Kind, Segment, data_bytes
 from smsnapd.repository.contents import ChunkOpener, Fetcher
 from smsnapd.store import open_store
 from smsnapd.store.base import Store, StoreSettings
 from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
+from smsnapd.volume.tree import Tree
 
 
 class Item(msgspec.Struct, array_like=True):
@@ -42,6 +45,15 @@ class LargeJob(msgspec.Struct, tag="large", array_like=True):
 
     item: Item
     writes: list[Write]
+
+
+class ImageFileJob(msgspec.Struct, tag="image", array_like=True):
+    """A large file that was begun, and whose content lies in the image."""
+
+    item: Item
+
+
+Job = FilesJob | LargeJob | ImageFileJob
 
 
 class Failure(msgspec.Struct, array_like=True):
@@ -80,11 +92,12 @@ class WriteTask:
     names_keys: tuple[bytes, ...] = field(repr=False)
     settings: StoreSettings
     store: Store | None = None
+    image_root: bytes | None = None
 
     @property
     def job_type(self) -> Any:
         """For the pool."""
-        return FilesJob | LargeJob
+        return Job
 
     @property
     def result_type(self) -> Any:
@@ -112,15 +125,18 @@ class WriteWorker:
         )
         self._target = Target(task.target, task.options)
         self._target.check_marked()
+        self._image = None if task.image_root is None else Tree(task.image_root)
 
-    def handle(self, job: FilesJob | LargeJob) -> WriteResult:
+    def handle(self, job: Job) -> WriteResult:
         """Do one job."""
         before = self._fetcher.fetched_bytes
         result = WriteResult(failures=[])
         if isinstance(job, FilesJob):
             self._files(job, result)
-        else:
+        elif isinstance(job, LargeJob):
             self._large(job, result)
+        else:
+            self._image_file(job.item, result)
         result.fetched_bytes = self._fetcher.fetched_bytes - before
         return result
 
@@ -131,6 +147,8 @@ class WriteWorker:
     def close(self) -> None:
         """Close the target; the store too, if it was opened here."""
         self._target.close()
+        if self._image is not None:
+            self._image.close()
         if self._task.store is None:
             self._store.close()
 
@@ -147,7 +165,11 @@ class WriteWorker:
                 result.failures += [Failure(item.path, str(error), damaged=True) for item in wanted]
                 return
         for item in wanted:
-            reason = self._write(item, content)
+            try:
+                reason = self._write(item, content)
+            except DamageError as error:
+                result.failures.append(Failure(item.path, str(error), damaged=True))
+                continue
             if reason:
                 result.failures.append(Failure(item.path, reason))
             elif item.entry.kind == Kind.REGULAR:
@@ -161,6 +183,8 @@ class WriteWorker:
             if entry.content:
                 _, offset, length = entry.content[0]
                 data = content[offset : offset + length][: data_bytes(entry)]
+            elif lies_in_image(entry):
+                data = memoryview(b"".join(piece for _, piece in self._image_pieces(item)))
             return self._target.write_small(path, entry, data)
         if entry.kind == Kind.SYMLINK:
             return self._target.make_symlink(path, entry)
@@ -184,3 +208,20 @@ class WriteWorker:
                     file.write_range(offset, content[position : position + length])
                     position += length
                     result.bytes += length
+
+    def _image_file(self, item: Item, result: WriteResult) -> None:
+        opened = self._target.open_large(item.path, item.entry)
+        if isinstance(opened, str):
+            result.failures.append(Failure(item.path, opened))
+            return
+        with opened as file:
+            try:
+                for offset, piece in self._image_pieces(item):
+                    file.write_range(offset, piece)
+                    result.bytes += len(piece)
+            except DamageError as error:
+                result.failures.append(Failure(item.path, str(error), damaged=True))
+
+    def _image_pieces(self, item: Item) -> Iterator[tuple[int, bytes]]:
+        assert self._image is not None
+        return read_pieces(self._image, item.path, item.entry)

@@ -75,6 +75,14 @@ def mount_points_below(path: bytes) -> frozenset[bytes]:
     return frozenset(point[len(prefix) :] for point in points if point.startswith(prefix) and point != prefix)
 
 
+def mounted_devices() -> dict[str, list[bytes]]:
+    """The devices ("major:minor") of all mounts that this process can see, and where they are mounted."""
+    found: dict[str, list[bytes]] = {}
+    for _, mount in _mounts():
+        found.setdefault(mount.device, []).append(mount.mount_point)
+    return found
+
+
 def syncfs(descriptor: int) -> None:
     """Write everything dirty of the file system that carries `descriptor` to its device (syncfs(2)).
 

@@ -123,7 +123,8 @@ def put_roster(repository: Repository, heads: tuple[Head, ...]) -> WriteKey:
 def contents(protected: Protected, snapshot: str, path: bytes) -> bytes:
     with protected.repository() as repository:
         history = History.load(repository, VOLUME)
-        return b"".join(open_file(repository, history, history.find(snapshot), path))
+        tree = SnapshotTree(repository, history.chain(history.find(snapshot).id))
+        return b"".join(open_file(tree, path))
 
 
 # --- with a writer's key: catalogs that say what is not so

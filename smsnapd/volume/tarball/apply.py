@@ -167,6 +167,10 @@ class Target:
         """Make `path` a further name of what is at `first_path`, which must be there."""
         return self._nodes.make_link(first_path, path, entry)
 
+    def remap(self, path: bytes, entry: Entry) -> str:
+        """Give what is at `path`, and is the entry already, the owners that the user mapping says."""
+        return self._nodes.remap(path, entry)
+
     def make_directory(self, path: bytes) -> str:
         """Make a directory, or take the one that is there; its owner may do everything in it for now.
 

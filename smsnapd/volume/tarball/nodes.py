@@ -68,6 +68,21 @@ class Nodes:
             return reason_of(problem, path)
         return ""
 
+    def remap(self, path: bytes, entry: Entry) -> str:
+        """As `Target.remap`."""
+        ownership = self._place.ownership
+        try:
+            folder, name = self._place.locate(path)
+            fd = os.open(name, _PINNED, dir_fd=folder.fd)
+            try:
+                if not ownership.agrees(os.fstat(fd), entry) or entry.xattrs:
+                    ownership.apply(proc_path(fd), path, entry)
+            finally:
+                os.close(fd)
+        except PROBLEMS as problem:
+            return reason_of(problem, path)
+        return ""
+
     def _replace_by_link(
         self, source: Folder, first: bytes, folder: Folder, name: bytes, path: bytes
     ) -> None:

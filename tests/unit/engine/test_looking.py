@@ -10,6 +10,7 @@ import pytest
 from smsnapd.engine.browse import list_entries, open_file
 from smsnapd.engine.export import tar_order
 from smsnapd.engine.history import History
+from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import UsageError
 from smsnapd.model import Entry, Extent, Kind, Listing
 from tests.property.protected import VOLUME, Protected
@@ -24,7 +25,8 @@ def look(protected: Protected) -> Callable[..., list[bytes]]:
     def listed(path: bytes, recursive: bool = False) -> list[bytes]:
         with protected.repository() as repository:
             history = History.load(repository, VOLUME)
-            entries = list_entries(repository, history, history.find("latest"), path, recursive)
+            tree = SnapshotTree(repository, history.chain(history.find("latest").id))
+            entries = list_entries(tree, path, recursive)
             return [here for here, _ in entries]
 
     return listed
@@ -33,7 +35,8 @@ def look(protected: Protected) -> Callable[..., list[bytes]]:
 def content(protected: Protected, path: bytes) -> bytes:
     with protected.repository() as repository:
         history = History.load(repository, VOLUME)
-        return b"".join(open_file(repository, history, history.find("latest"), path))
+        tree = SnapshotTree(repository, history.chain(history.find("latest").id))
+        return b"".join(open_file(tree, path))
 
 
 def test_a_directory_is_listed_and_what_is_below_if_asked(

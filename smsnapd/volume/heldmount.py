@@ -1,0 +1,174 @@
+"""A file system mounted where nobody else sees it: in a mount namespace that lives as long as one process.
+
+A child process takes a namespace of its own (mount_namespaces(7)), mounts there, and waits. Others reach it
+through /proc/<pid>/root. When the child ends, however it does, the kernel undoes what it mounted; it ends
+when this process does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final, Protocol
+
+from smsnapd.errors import SmsnapError, VolumeError
+from smsnapd.model import path_text
+from smsnapd.volume.e2fsprogs import scratch
+
+_CLONE_NEWNS: Final = 0x00020000
+_MS_REC_SLAVE: Final = 0x4000 | 0x80000
+"""MS_REC | MS_SLAVE: what is unmounted outside goes here too, nothing of here shows outside."""
+_SAFE: Final = "nosuid,nodev,noexec"
+_EXIT_LIMIT_S: Final = 30.0
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class MountSource(Protocol):
+    """Gives what is to be mounted, in the process that mounts it; must pickle."""
+
+    def provide(self, directory: bytes) -> AbstractContextManager[bytes]:
+        """The path of a device or image, for as long as the context; `directory` is empty, and its own."""
+
+
+@dataclass(frozen=True)
+class PathSource:
+    """A device, or a file, that is there."""
+
+    path: bytes
+
+    @contextlib.contextmanager
+    def provide(self, directory: bytes) -> Iterator[bytes]:
+        """The path itself."""
+        yield self.path
+
+
+@dataclass(frozen=True)
+class HeldMount:
+    """Where the file system is reached: its root, and its device (a loop device if it is in a file)."""
+
+    root: bytes
+    device: bytes
+
+
+@contextlib.contextmanager
+def held_mount(source: MountSource, options: str) -> Iterator[HeldMount]:
+    """Mount an ext4, nosuid, nodev and noexec and with `options`, while the context lasts.
+
+    Its root is for this process and its children. Needs CAP_SYS_ADMIN; VolumeError if it cannot be mounted.
+    At the context's end everything that was written is on the device.
+    """
+    if os.geteuid() != 0:
+        raise VolumeError("mount the image", "only root may mount", "run this with sudo")
+    forks = threading.active_count() == 1
+    context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=True)
+    with tempfile.TemporaryDirectory(prefix="smsnap-mount-", dir=scratch()) as directory:
+        arguments = (source, options, os.fsencode(directory), theirs, ours if forks else None)
+        process = context.Process(target=_hold, args=arguments, name="smsnapd-mount")
+        process.start()
+        theirs.close()
+        try:
+            point = _answer(ours)
+            root = b"/proc/%d/root%b" % (process.pid or 0, point)
+            yield HeldMount(root, _device_of(root))
+            ours.send(b"unmount")
+            _answer(ours)
+        finally:
+            ours.close()
+            process.join(_EXIT_LIMIT_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _answer(connection: Connection) -> bytes:
+    try:
+        answer = connection.recv()
+    except EOFError as error:
+        raise VolumeError("mount the image", "the process that holds it has ended") from error
+    if isinstance(answer, BaseException):
+        raise answer
+    return bytes(answer)
+
+
+def _device_of(root: bytes) -> bytes:
+    number = os.stat(root).st_dev
+    for line in Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/uevent").read_text().splitlines():
+        if line.startswith("DEVNAME="):
+            return b"/dev/" + os.fsencode(line.removeprefix("DEVNAME="))
+    raise VolumeError("find the device of the image", "the kernel does not name it")
+
+
+def _hold(
+    source: MountSource, options: str, directory: bytes, connection: Connection, inherited: Connection | None
+) -> None:
+    """The life of the process that holds the mount: until the other end of the pipe says so, or is gone."""
+    if inherited is not None:
+        inherited.close()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who holds the other end decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ExitStack() as stack:
+            point = _mount(stack, source, options, directory)
+            connection.send(point)
+            asked = _wait(connection)
+            stack.close()
+        if asked:
+            connection.send(b"unmounted")
+    except (SmsnapError, OSError) as error:
+        with contextlib.suppress(BrokenPipeError):
+            connection.send(error)
+
+
+def _wait(connection: Connection) -> bool:
+    """Whether the other end has asked for the end; it may also just be gone."""
+    try:
+        connection.recv()
+    except (EOFError, OSError):
+        return False
+    return True
+
+
+def _mount(stack: ExitStack, source: MountSource, options: str, directory: bytes) -> bytes:
+    _separate()
+    what, point = (os.path.join(directory, name) for name in (b"image", b"files"))
+    os.mkdir(what, 0o700)
+    os.mkdir(point, 0o700)
+    stack.callback(os.rmdir, what)
+    stack.callback(os.rmdir, point)
+    path = stack.enter_context(source.provide(what))
+    loop = "" if Path(os.fsdecode(path)).is_block_device() else ",loop"
+    wanted = f"{_SAFE},{options}{loop}"
+    _run("mount", b"-n", b"-t", b"ext4", b"-o", wanted.encode(), path, point)
+    stack.callback(_run, "umount", b"-n", point)
+    return point
+
+
+def _separate() -> None:
+    """Give this process mounts of its own."""
+    if _libc.unshare(_CLONE_NEWNS) or _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_SLAVE), None):
+        number = ctypes.get_errno()
+        raise VolumeError("take a mount namespace", os.strerror(number), "run this as root")
+
+
+def _run(name: str, *arguments: bytes) -> None:
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
+    done = subprocess.run(
+        [name, *arguments], capture_output=True, stdin=subprocess.DEVNULL, check=False, env=environment
+    )
+    if done.returncode:
+        told = " ".join((done.stdout + done.stderr).decode(errors="replace").split())
+        hint = "look at the kernel's log (dmesg)"
+        raise VolumeError(f"{name} {path_text(arguments[-1])}", told or f"status {done.returncode}", hint)
