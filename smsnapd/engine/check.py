@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
 from smsnapd.engine.history import History, check_link, gap_text
+from smsnapd.engine.keycheck import KeyCheck, KeyFault
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.remembered import newest_remembered
 from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
 from smsnapd.errors import DamageError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.manifest import Manifest
-from smsnapd.format.names import DataKeyName, GarbageName, ManifestName
-from smsnapd.format.record import DataKeyRecord, Keyslot, Lease
+from smsnapd.format.names import GarbageName, ManifestName
+from smsnapd.format.record import Lease
 from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
-from smsnapd.repository.access import rosters_in_order
 from smsnapd.repository.contents import ChunkOpener, Fetcher
 from smsnapd.repository.garbage import load_garbage
 from smsnapd.repository.manifests import Recorded
@@ -86,6 +86,7 @@ class _Check:
         self._store = repository.store
         self._request = request
         self._progress = progress
+        self._key_check = KeyCheck(repository)
         self._findings: list[Finding] = []
         self._fenced: list[str] = []
         self._notes: list[str] = []
@@ -145,24 +146,23 @@ class _Check:
     # --- keys
 
     def _keys(self) -> None:
-        repository = self._repository
-        self._try(
-            "keys/roster/", lambda: list(rosters_in_order(self._store, repository.id, repository.root_public))
-        )
+        self._take(self._key_check.rosters())
         slots = 0
         for info in self._store.list("keys/"):
             self._objects += 1
-            slot = names.parse_keyslot_name(info.name)
-            if slot is not None:
-                slots += 1
-                self._try(info.name, self._keyslot, slot)
-        if not slots:
+            slots += names.parse_keyslot_name(info.name) is not None
+            self._take(self._key_check.object(info.name))
+        if not slots and not self._repository.may_lack_keyslots:
             self._find("keys/slots/", "every keyslot is missing")
-        for writer in repository.roster.writers:
-            self._try(names.writer_name(writer.id), repository.check_writer_record, writer.id)
+        known = {finding.object for finding in self._findings}
+        self._take(fault for fault in self._key_check.writers() if fault.object not in known)
 
-    def _keyslot(self, slot: str) -> None:
-        Keyslot.decode(self._store.get(names.keyslot_name(slot)), slot, self._repository.id)
+    def _take(self, faults: Iterable[KeyFault]) -> None:
+        for fault in faults:
+            if fault.is_note:
+                self._notes.append(f"{fault.object}: {fault.problem}")
+            else:
+                self._find(fault.object, fault.problem)
 
     # --- one volume
 
@@ -184,7 +184,9 @@ class _Check:
 
     def _manifests(self, volume: _Volume) -> None:
         history = History.load(self._repository, volume.name)
-        self._fenced += [name.object_name() for name in history.fenced]
+        self._fenced += [name.object_name() for name in history.fenced if name not in history.refused]
+        for name in history.refused:
+            self._find(name.object_name(), "its writer was revoked, and it is not among what counts of it")
         previous: Recorded | None = None
         expected = 1
         for name in history.names:
@@ -254,22 +256,14 @@ class _Check:
 
     def _data_keys(self, volume: _Volume) -> None:
         """Those that chunks need must be there; what is there must be whole."""
-        ids = {ref.key_id for recorded in volume.recorded for ref in recorded.manifest.chunks}
-        needed = {names.data_key_name(volume.name, key_id) for key_id in ids}
-        for name in sorted(needed - volume.sizes.keys()):
-            self._find(name, "the object is missing")
-        for name in volume.sizes:
-            key = names.parse_data_key_name(name)
+        needed = {ref.key_id for recorded in volume.recorded for ref in recorded.manifest.chunks}
+        found = [(name, names.parse_data_key_name(name)) for name in volume.sizes]
+        there = {key.key_id for _, key in found if key is not None}
+        for key_id in sorted(needed - there):
+            self._find(names.data_key_name(volume.name, key_id), "the object is missing")
+        for name, key in found:
             if key is not None:
-                self._try(name, self._data_key, key)
-
-    def _data_key(self, name: DataKeyName) -> None:
-        repository = self._repository
-        if repository.identity is not None and name.roster is None:
-            repository.data_key(name.volume, name.key_id)
-            return
-        data = self._store.get(names.data_key_name(*name))
-        DataKeyRecord.decode(data, name, repository.id, repository.verify_key_of)
+                self._take(self._key_check.data_key(name, key))
 
     def _garbage(self, volume: _Volume) -> None:
         """Lists of what may be deleted must be somebody's who is trusted."""

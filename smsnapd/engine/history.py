@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from smsnapd.errors import DamageError, SmsnapError, UsageError, WrongKeyError
+from smsnapd.errors import DamageError, SmsnapError, UsageError
 from smsnapd.format.manifest import Issue
 from smsnapd.format.names import ManifestName, format_time_us
 from smsnapd.repository import Repository
-from smsnapd.repository.manifests import Listed, Recorded, list_manifests, load_manifest
+from smsnapd.repository.manifests import Listed, Recorded, heads_of_revoked, list_manifests, load_manifest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,38 +69,19 @@ class History:
         self.volume = volume
         self.names = listed.counting
         self.fenced = listed.fenced
+        self.refused = listed.refused
         self._recorded: dict[ManifestName, Recorded] = {}
-        self._revoked = {
-            item.id: {head.manifest_hash for head in item.heads if head.volume == volume}
-            for item in repository.roster.revoked
-        }
+        self._revoked = heads_of_revoked(repository, volume)
         self._believed: set[tuple[bytes, ManifestName]] = set()
 
     @classmethod
     def load(cls, repository: Repository, volume: str) -> History:
-        """List the volume's manifests. Where a writer was fenced, one is opened to see what it follows."""
-        history = cls(repository, volume, list_manifests(repository, volume))
-        if history.fenced:
-            history._heed_parents()
+        """List the volume's manifests; says so where some are of a revoked writer and do not count."""
+        history = cls(repository, volume, list_manifests(repository, volume, heed_parents=True))
+        if history.refused:
+            told = "%s: %d manifests of a revoked writer do not count; `smsnap check` names them"
+            log.warning(told, volume, len(history.refused))
         return history
-
-    def _heed_parents(self) -> None:
-        """Of several manifests with one sequence, the one counts that the manifest behind them follows.
-
-        Its writer listed them under a higher lease; one that was put after that, by a writer that had slept,
-        must not take its parent away, whatever its generation. What one generation wrote follows itself.
-        """
-        counting = {name.sequence: name for name in self.names}
-        for name in sorted(self.fenced, reverse=True):
-            behind = counting.get(name.sequence + 1)
-            if behind is None or behind.generation == counting[name.sequence].generation:
-                continue
-            with suppress(DamageError, WrongKeyError):
-                parent = self._loaded(behind).manifest.parent
-                if parent is not None and parent.snapshot == name.snapshot:
-                    counting[name.sequence] = name
-        self.fenced = tuple(sorted({*self.names, *self.fenced} - set(counting.values())))
-        self.names = tuple(counting.values())
 
     def record(self, name: ManifestName) -> Recorded:
         """One manifest, opened and verified; DamageError if it is of a revoked writer and does not count."""
@@ -143,8 +126,12 @@ class History:
 
     @property
     def highest_generation(self) -> int:
-        """The highest generation of a lease that a manifest was written under; 0 if there is none."""
-        return max((name.generation for name in (*self.names, *self.fenced)), default=0)
+        """The highest generation of a lease that a manifest was written under; 0 if there is none.
+
+        Whoever has a revoked writer's key could make up the highest one there is, behind which none follows.
+        """
+        trusted = self.names if self._revoked else (*self.names, *self.fenced)
+        return max((name.generation for name in trusted), default=0)
 
     @cached_property
     def _opened(self) -> tuple[tuple[SnapshotSummary, ...], tuple[Damaged, ...]]:
@@ -169,6 +156,7 @@ class History:
 
     def find(self, selector: str) -> SnapshotSummary:
         """The recovery point named by an id, a unique prefix of it, or `latest`."""
+        self._refuse_refused(f"find the snapshot {selector}")
         if not self.names:
             raise UsageError(f"find the snapshot {selector}", f"volume {self.volume} has none yet")
         if selector == "latest":
@@ -181,6 +169,7 @@ class History:
 
     def at(self, time_us: int) -> SnapshotSummary:
         """The last recovery point at or before a time (microseconds since the epoch)."""
+        self._refuse_refused(f"find a recovery point at or before {format_time_us(time_us)}")
         matches = [name for name in self.names if name.time_us <= time_us]
         if not matches:
             first = (
@@ -190,6 +179,12 @@ class History:
             )
             raise UsageError(f"find a recovery point at or before {format_time_us(time_us)}", first)
         return summarise(self.record(matches[-1]))
+
+    def _refuse_refused(self, what: str) -> None:
+        """DamageError if there is nothing but what a revoked writer signed and does not count."""
+        if self.refused and not self.names:
+            why = f"the writer of all that volume {self.volume} has was revoked, and nothing counts of it"
+            raise DamageError(what, why, "`smsnap check` names it")
 
     def chain(self, snapshot: str) -> list[Recorded]:
         """The manifests that make a snapshot's tree: its full, and the incrementals up to it.

@@ -326,6 +326,7 @@ class SnapshotWriter:
             owners=catalog.owners(),
             chunks=chunks,
             catalog=segments,
+            roster=self._repository.rosters[-1].ref,
         )
 
     def _update_index(

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hpke import (
     AEAD,
     KDF,
@@ -42,7 +43,9 @@ _SUITE: Final = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _MLKEM_PUBLIC_SIZE: Final = 1184
 _IDENTITY_PREFIX: Final = "SMSNAP-IDENTITY-1-"
 _WRITE_KEY_PREFIX: Final = "SMSNAP-WRITE-KEY-1-"
+_RECIPIENT_PREFIX: Final = "SMSNAP-RECIPIENT-1-"
 _CHECKSUM_SIZE: Final = 4
+_NONCE: Final = bytes(12)  # a key of its own for each earlier key, which seals only that
 
 
 def _check_secret(secret: bytes) -> None:
@@ -60,6 +63,15 @@ class Recipient:
     def id(self) -> bytes:
         """Its id, 16 bytes."""
         return public_id(self.public)
+
+    def to_text(self) -> str:
+        """As it is handed to whoever makes it a recipient; no secret."""
+        return _RECIPIENT_PREFIX + _written(self.public)
+
+    @classmethod
+    def from_text(cls, text: str) -> Recipient:
+        """The recipient that `to_text` wrote; `WrongKeyError` if it is none."""
+        return cls(_read(text, _RECIPIENT_PREFIX, RECIPIENT_SIZE, "recipient"))
 
     def seal(self, key: bytes, info: bytes) -> bytes:
         """`key` sealed so that only the identity opens it, and only with the same `info`.
@@ -160,18 +172,19 @@ class WriteKey:
         """A new write key for a repository."""
         return cls(repository_id, random(SECRET_SIZE))
 
-    def _derive(self, info: bytes) -> bytes:
+    def derive(self, info: bytes) -> bytes:
+        """A key of 32 bytes for one purpose."""
         return derive(self.secret, self.repository_id, info)
 
     @cached_property
     def catalog_key(self) -> bytes:
         """The key under which manifests and catalogs are sealed, 32 bytes."""
-        return self._derive(b"smsnapd v1 catalog")
+        return self.derive(b"smsnapd v1 catalog")
 
     @cached_property
     def signing(self) -> Ed25519PrivateKey:
         """The key that signs manifests and data keys."""
-        return Ed25519PrivateKey.from_private_bytes(self._derive(b"smsnapd v1 signing"))
+        return Ed25519PrivateKey.from_private_bytes(self.derive(b"smsnapd v1 signing"))
 
     @cached_property
     def verify_key(self) -> bytes:
@@ -187,9 +200,9 @@ class WriteKey:
         """The keys of a volume."""
         suffix = b"\0" + volume.encode()
         return VolumeKeys(
-            chunk_names=self._derive(b"smsnapd v1 chunk names" + suffix),
-            catalog_names=self._derive(b"smsnapd v1 catalog names" + suffix),
-            boundaries=self._derive(b"smsnapd v1 boundaries" + suffix),
+            chunk_names=self.derive(b"smsnapd v1 chunk names" + suffix),
+            catalog_names=self.derive(b"smsnapd v1 catalog names" + suffix),
+            boundaries=self.derive(b"smsnapd v1 boundaries" + suffix),
         )
 
     def to_text(self, root_public: bytes) -> str:
@@ -262,20 +275,62 @@ def _unseal_one(sealed: Iterable[SealedKey], identity: Identity, info: bytes, ob
 
 
 def seal_write_key(
-    write_key: WriteKey, recipients: Iterable[Recipient], root: Ed25519PrivateKey, roster: int | None = None
+    write_key: WriteKey,
+    recipients: Iterable[Recipient],
+    root: Ed25519PrivateKey,
+    roster: int | None = None,
+    before: Iterable[WriteKey] = (),
 ) -> bytes:
-    """The record of a write key; `roster` is the roster's sequence if it is sealed again."""
+    """The record of a write key; `roster` is the roster's sequence if it is sealed again.
+
+    `before` are the write keys that it follows: whoever has it opens what was written with them.
+    """
     info = write_key_info(write_key.repository_id, write_key.writer_id)
     sealed = _seal_all(write_key.secret, info, recipients)
-    return WriterKey(write_key.repository_id, write_key.writer_id, sealed, roster).encode(root)
+    earlier = tuple(
+        SealedKey(key.writer_id, _earlier_cipher(write_key, key.writer_id).encrypt(_NONCE, key.secret, None))
+        for key in before
+    )
+    return WriterKey(write_key.repository_id, write_key.writer_id, sealed, roster, earlier).encode(root)
 
 
-def open_write_key(data: bytes, name: names.WriterName, repository_id: bytes, identity: Identity) -> WriteKey:
-    """The write key of a record that the identity's own root signed.
+def open_earlier_keys(
+    data: bytes, name: names.WriterName, write_key: WriteKey, root: bytes
+) -> tuple[WriteKey, ...]:
+    """The write keys that `write_key` followed, by its record; `root` is the root's public key."""
+    record = WriterKey.decode(data, name, write_key.repository_id, root)
+    return tuple(_earlier_key(write_key, key, record.object_name()) for key in record.before)
+
+
+def _earlier_key(write_key: WriteKey, sealed: SealedKey, object_name: str) -> WriteKey:
+    what = f"open {object_name}"
+    try:
+        secret = _earlier_cipher(write_key, sealed.recipient).decrypt(_NONCE, sealed.sealed, None)
+    except InvalidTag as error:
+        raise DamageError(what, "an earlier key in it was not sealed to this one") from error
+    earlier = WriteKey(write_key.repository_id, secret)
+    if earlier.writer_id != sealed.recipient:
+        raise DamageError(what, "an earlier key in it is of another writer")
+    return earlier
+
+
+def _earlier_cipher(write_key: WriteKey, earlier_id: bytes) -> AESGCM:
+    """What seals the key of an earlier writer, and nothing else."""
+    return AESGCM(write_key.derive(b"smsnapd v1 earlier write key\0" + earlier_id))
+
+
+def open_write_key(
+    data: bytes,
+    name: names.WriterName,
+    repository_id: bytes,
+    identity: Identity,
+    root: bytes | None = None,
+) -> WriteKey:
+    """The write key of a record that `root` signed (its public key; by default the identity's own).
 
     Raises `WrongKeyError` if it is not sealed to the identity: another record of it may be.
     """
-    record = WriterKey.decode(data, name, repository_id, identity.root_public)
+    record = WriterKey.decode(data, name, repository_id, root or identity.root_public)
     object_name = record.object_name()
     info = write_key_info(repository_id, record.writer_id)
     write_key = WriteKey(repository_id, _unseal_one(record.sealed, identity, info, object_name))

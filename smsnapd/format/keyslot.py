@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import unicodedata
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,10 +12,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
-from smsnapd.errors import SmsnapError, UsageError, WrongKeyError
-from smsnapd.format.keys import Identity, Random
+from smsnapd.errors import DamageError, SmsnapError, UsageError, WrongKeyError
+from smsnapd.format.keys import SECRET_SIZE, Identity, Random
 from smsnapd.format.members import canonical_json
-from smsnapd.format.record import Keyslot
+from smsnapd.format.record import Keyslot, KmsSlot
 
 
 class Argon2Cost(NamedTuple):
@@ -54,6 +55,28 @@ def open_keyslot(slot: Keyslot, passphrase: str) -> Identity:
         raise WrongKeyError(
             f"open the keyslot {slot.slot}", "the passphrase is wrong", "try again, or use the recovery key"
         ) from error
+
+
+def is_weaker(slot: Keyslot, cost: Argon2Cost = DEFAULT_COST) -> bool:
+    """Whether a guess at this slot's passphrase costs less than at one made today."""
+    return slot.memory_kib * slot.iterations < cost.memory_kib * cost.iterations
+
+
+def make_kms_slot(
+    identity: Identity,
+    bare: KmsSlot,
+    encrypt: Callable[[str, bytes, dict[str, str]], bytes],
+) -> KmsSlot:
+    """`bare` with the identity in it, wrapped by `encrypt`: of a key, a plaintext and a context."""
+    return replace(bare, sealed=encrypt(bare.kms_key, identity.secret, bare.context))
+
+
+def open_kms_slot(slot: KmsSlot, decrypt: Callable[[str, bytes, dict[str, str]], bytes]) -> Identity:
+    """The identity in a slot, unwrapped by `decrypt`: of a key, a ciphertext and a context."""
+    secret = decrypt(slot.kms_key, slot.sealed, slot.context)
+    if len(secret) != SECRET_SIZE:
+        raise DamageError(f"open the keyslot {slot.slot}", "what it holds is no identity")
+    return Identity(secret)
 
 
 def _wrapping_key(slot: Keyslot, passphrase: str) -> bytes:

@@ -12,7 +12,7 @@ from smsnapd.format.codec import CONTENT_LIMITS, Context, ObjectType, parse_head
 from smsnapd.format.image import EXTENSION, Image, image_members, parse_image
 from smsnapd.format.keys import WriteKey
 from smsnapd.format.members import UPGRADE, Members, canonical_json, parse_canonical_json
-from smsnapd.format.names import ManifestName, format_time_us
+from smsnapd.format.names import NUMBER_MAX, ManifestName, format_time_us
 from smsnapd.format.signed import SIGNATURE_SIZE, KeyOfWriter, open_signed, seal_signed
 from smsnapd.format.table import (
     check_attachments,
@@ -46,6 +46,13 @@ class Source(NamedTuple):
 
     path: str
     filesystem: str
+
+
+class RosterRef(NamedTuple):
+    """The newest roster that a writer knew: its sequence, and the hash of its whole record (32 bytes)."""
+
+    sequence: int
+    hash: bytes
 
 
 class Issue(NamedTuple):
@@ -120,6 +127,7 @@ class Manifest:
     catalog: tuple[ChunkRef, ...]
     image: Image | None = None
     environment: bytes | None = None
+    roster: RosterRef | None = None
 
     @property
     def mode(self) -> Literal["tar", "block"]:
@@ -232,7 +240,12 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
         "catalog": encode_table(manifest.catalog, {write_key.writer_id: 0}, places),
         **({} if image is None else {"image": image_members(image)}),
         **({} if report is None else {"environment": report.hex()}),
+        **_roster_members(manifest.roster),
     }
+
+
+def _roster_members(roster: RosterRef | None) -> dict[str, object]:
+    return {} if roster is None else {"roster": {"sequence": roster.sequence, "hash": roster.hash.hex()}}
 
 
 def _text(text: str) -> str:
@@ -278,6 +291,7 @@ def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: byt
         catalog=catalog,
         image=image,
         environment=_environment(members, chunks),
+        roster=_roster(members),
     )
 
 
@@ -328,6 +342,14 @@ def _check_name(members: Members, name: ManifestName, repository_id: bytes) -> N
     for member, number in (("sequence", name.sequence), ("generation", name.generation)):
         if members.integer(member) != number:
             members.refuse(member, "that of the object's name")
+
+
+def _roster(members: Members) -> RosterRef | None:
+    """Manifests of before there was this member have none."""
+    if "roster" not in members.names():
+        return None
+    roster = members.nested("roster")
+    return RosterRef(roster.integer("sequence", 1, NUMBER_MAX), roster.hex("hash", 32))
 
 
 def _parent(members: Members, sequence: int) -> ParentRef | None:

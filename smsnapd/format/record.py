@@ -20,9 +20,17 @@ RECORD_LIMIT: Final = 1024 * 1024
 SEALED_KEY_SIZE: Final = 1168
 """Bytes of a 32-byte key sealed to a recipient."""
 
+EARLIER_KEY_SIZE: Final = 48
+"""Bytes of a write key that is sealed to the one that followed it."""
+
 MEMORY_KIB_LIMIT: Final = 2_097_152
 ITERATIONS_LIMIT: Final = 64
 LANES_LIMIT: Final = 64
+
+KMS: Final = "aws-kms"
+"""How a keyslot names its kind that is no passphrase's."""
+KMS_LIMIT: Final = 6144
+"""Bytes of the longest ciphertext that KMS takes back (Decrypt, CiphertextBlob)."""
 
 _SIGNATURE_DOMAIN: Final = b"smsnapd v1 record\0"
 
@@ -140,16 +148,22 @@ def record_body(object_name: str, repository_id: bytes) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class RepositoryRecord:
-    """What a repository is: its id (16 bytes), the root's public key (32 bytes), when it was made."""
+    """What a repository is: its id (16 bytes), the root's public key (32 bytes), when it was made.
+
+    `may_lack_keyslots` if it was made without a passphrase, to be opened by the identity alone.
+    """
 
     repository_id: bytes
     root: bytes
     created_us: int
+    may_lack_keyslots: bool = False
 
     def encode(self, root: Ed25519PrivateKey) -> bytes:
         """The record, signed by the root."""
         members = record_body(names.REPOSITORY, self.repository_id)
         members |= {"root": self.root.hex(), "created": names.format_time_us(self.created_us)}
+        if self.may_lack_keyslots:
+            members["may_lack_keyslots"] = True
         return encode_record("repository", members, root)
 
     @classmethod
@@ -165,7 +179,36 @@ class RepositoryRecord:
         if root not in (None, named):
             raise WrongKeyError(what, "the key belongs to another repository", "use this repository's key")
         decode_record(data, "repository", names.REPOSITORY, None, public_key(named, what))
-        return cls(members.hex("repository", 16), named, members.time_us("created"))
+        lacks = "may_lack_keyslots" in members.names() and members.truth("may_lack_keyslots")
+        return cls(members.hex("repository", 16), named, members.time_us("created"), lacks)
+
+
+@dataclass(frozen=True)
+class KmsSlot:
+    """The identity, wrapped by a KMS key (its ARN) in the context of a repository and a volume."""
+
+    repository_id: bytes
+    slot: str
+    label: str
+    kms_key: str
+    volume: str
+    sealed: bytes = field(default=b"", repr=False)
+
+    @property
+    def context(self) -> dict[str, str]:
+        """The encryption context that KMS binds the identity to, and writes to its log."""
+        return {"smsnapd:repository": self.repository_id.hex(), "smsnapd:volume": self.volume}
+
+    def encode(self) -> bytes:
+        """The record."""
+        members = record_body(names.keyslot_name(self.slot), self.repository_id) | {
+            "kdf": KMS,
+            "kms_key": self.kms_key,
+            "volume": self.volume,
+            "label": self.label,
+            "sealed": self.sealed.hex(),
+        }
+        return encode_record("keyslot", members, None)
 
 
 @dataclass(frozen=True)
@@ -223,8 +266,33 @@ class Keyslot:
         )
 
 
+def decode_keyslot(data: bytes, slot: str, repository_id: bytes) -> Keyslot | KmsSlot:
+    """A keyslot of either kind; `DamageError` as `Keyslot.decode`."""
+    members = decode_record(data, "keyslot", names.keyslot_name(slot), repository_id, None)
+    if members.text("kdf") != KMS:
+        return Keyslot.decode(data, slot, repository_id)
+    sealed = members.text("sealed")
+    size = len(sealed) // 2
+    volume = members.text("volume")
+    if not 1 <= size <= KMS_LIMIT:
+        members.refuse("sealed", f"of 1 to {KMS_LIMIT} bytes")
+    if not names.is_volume_name(volume):
+        members.refuse("volume", "the name of a volume")
+    return KmsSlot(
+        repository_id=repository_id,
+        slot=slot,
+        label=members.text("label"),
+        kms_key=members.text("kms_key"),
+        volume=volume,
+        sealed=members.hex("sealed", size),
+    )
+
+
 class SealedKey(NamedTuple):
-    """A key sealed to the recipient of this id (16 bytes): 1,168 bytes."""
+    """A key sealed to the recipient of this id (16 bytes): 1,168 bytes.
+
+    An earlier write key, sealed to a later one, has the earlier one's id, and 48 bytes.
+    """
 
     recipient: bytes
     sealed: bytes
@@ -232,12 +300,16 @@ class SealedKey(NamedTuple):
 
 @dataclass(frozen=True)
 class WriterKey:
-    """A write key, sealed to the recipients; `roster` is in its name if it was sealed again."""
+    """A write key, sealed to the recipients; `roster` is in its name if it was sealed again.
+
+    `before` are the write keys that it followed, by writer's id, each sealed to this one.
+    """
 
     repository_id: bytes
     writer_id: bytes
     sealed: tuple[SealedKey, ...]
     roster: int | None = None
+    before: tuple[SealedKey, ...] = ()
 
     def object_name(self) -> str:
         """The full name of the record."""
@@ -247,6 +319,8 @@ class WriterKey:
         """The record, signed by the root."""
         members = record_body(self.object_name(), self.repository_id)
         members |= {"writer": self.writer_id.hex(), "sealed": _sealed_members(self.sealed)}
+        if self.before:
+            members["before"] = _sealed_members(self.before)
         return encode_record("writer", members, root)
 
     @classmethod
@@ -257,7 +331,8 @@ class WriterKey:
         members = decode_record(data, "writer", object_name, repository_id, root_key)
         if members.hex("writer", 16) != name.writer_id:
             members.refuse("writer", "that of the record's name")
-        return cls(repository_id, name.writer_id, _sealed(members), name.roster)
+        before = _sealed(members, "before", EARLIER_KEY_SIZE) if "before" in members.names() else ()
+        return cls(repository_id, name.writer_id, _sealed(members), name.roster, before)
 
 
 @dataclass(frozen=True)
@@ -308,14 +383,14 @@ def _sealed_members(keys: Collection[SealedKey]) -> dict[str, str]:
     return {key.recipient.hex(): key.sealed.hex() for key in keys}
 
 
-def _sealed(members: Members) -> tuple[SealedKey, ...]:
-    by_recipient = members.nested("sealed")
+def _sealed(members: Members, name: str = "sealed", size: int = SEALED_KEY_SIZE) -> tuple[SealedKey, ...]:
+    by_id = members.nested(name)
     keys = []
-    for digits in sorted(by_recipient.names()):
-        recipient = parse_hex(digits, 16)
-        if recipient is None:
-            members.refuse("sealed", "an object of recipients")
-        keys.append(SealedKey(recipient, by_recipient.hex(digits, SEALED_KEY_SIZE)))
+    for digits in sorted(by_id.names()):
+        id_ = parse_hex(digits, 16)
+        if id_ is None:
+            members.refuse(name, "an object of ids")
+        keys.append(SealedKey(id_, by_id.hex(digits, size)))
     return tuple(keys)
 
 

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
-from smsnapd.errors import (
-    DamageError,
-    NoRepositoryError,
-    ObjectMissingError,
-    SmsnapError,
-    UsageError,
-    WrongKeyError,
-)
+from smsnapd.errors import DamageError, NoRepositoryError, ObjectMissingError, SmsnapError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.keys import (
     DataKey,
@@ -23,29 +18,25 @@ from smsnapd.format.keys import (
     VolumeKeys,
     WriteKey,
     open_data_key,
+    open_earlier_keys,
     open_write_key,
-    parse_write_key,
     seal_data_key,
     seal_write_key,
 )
-from smsnapd.format.keyslot import make_keyslot, open_keyslot
-from smsnapd.format.names import DataKeyName, WriterName
-from smsnapd.format.record import Keyslot, RepositoryRecord, WriterKey, record_hash
+from smsnapd.format.keyslot import make_keyslot
+from smsnapd.format.manifest import RosterRef
+from smsnapd.format.record import RepositoryRecord, WriterKey, record_hash
 from smsnapd.format.roster import Roster, RosterKey
+from smsnapd.repository.rosters import RosterMemory, Seen, check_known, load_rosters
+from smsnapd.repository.unlocking import Credentials, unlock
 from smsnapd.store.base import Store
 
+__all__ = ["Created", "Credentials", "Repository"]
 
-@dataclass(frozen=True)
-class Credentials:
-    """What opens a repository: one of a passphrase, a recovery key or a write key file's text.
+FRESH_S: Final = 60.0
+"""So long after the rosters were read a new data key is made for those whom they name."""
 
-    `recipients` are ids that the roster's must equal, if given: a pin for the careful.
-    """
-
-    passphrase: str | None = field(default=None, repr=False)
-    recovery_key: str | None = field(default=None, repr=False)
-    write_key_text: str | None = field(default=None, repr=False)
-    recipients: tuple[str, ...] = ()
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -64,23 +55,51 @@ class Repository:
         self,
         store: Store,
         record: RepositoryRecord,
-        roster: Roster,
+        rosters: tuple[Seen, ...],
         identity: Identity | None,
         write_key: WriteKey | None,
+        *,
+        memory: RosterMemory | None = None,
+        slot: str = "",
     ) -> None:
+        """`slot` is the keyslot that it was opened by, "" if it was none."""
         self.store = store
         self.id = record.repository_id
+        self.may_lack_keyslots = record.may_lack_keyslots
         self.root_public = record.root
-        self.roster = roster
+        self.rosters = rosters
         self.identity = identity
+        self.slot = slot
+        self._memory = memory
+        self._refreshed_s = time.monotonic()
         self._write_keys: dict[bytes, WriteKey] = {}
         self._data_keys: dict[tuple[str, bytes], DataKey] = {}
+        self._own_writer = b"" if write_key is None else write_key.writer_id
         if write_key is not None:
             self._write_keys[write_key.writer_id] = write_key
-        self.writer_id = write_key.writer_id if write_key else self._first_writer()
 
     def __repr__(self) -> str:
         return f"<Repository {self.repository_id} at {self.store.url}>"
+
+    @property
+    def roster(self) -> Roster:
+        """The roster that holds."""
+        return self.rosters[-1].roster
+
+    def refresh(self) -> None:
+        """Read the rosters anew: who is trusted may have changed. DamageError if what was known is gone."""
+        rosters = load_rosters(self.store, self.id, self.root_public, self.rosters)
+        check_known(rosters, self.rosters[-1].ref, "this process")
+        if self._memory is not None:
+            self._memory.hold(rosters)
+        self.rosters, self._refreshed_s = rosters, time.monotonic()
+
+    def check_seen(self, known: RosterRef | None, who: str) -> None:
+        """DamageError unless the roster that `who` knew is here, or has come since this was opened."""
+        if known is not None:
+            if known.sequence > len(self.rosters):
+                self.refresh()
+            check_known(self.rosters, known, who)
 
     @property
     def repository_id(self) -> str:
@@ -94,8 +113,10 @@ class Repository:
     # --- made and opened
 
     @classmethod
-    def create(cls, store: Store, passphrase: str, *, label: str = "") -> Created:
+    def create(cls, store: Store, passphrase: str | None, *, label: str = "") -> Created:
         """Make a repository in an empty place: identity, keyslot, roster, one write key.
+
+        Without a passphrase there is no keyslot: the recovery key alone opens it then.
 
         The `repository` record goes last: without it there is none, and what an interrupted
         attempt left is removed by the next.
@@ -107,16 +128,20 @@ class Repository:
         recipient = RosterKey(identity.recipient.id, identity.recipient.public, label or "owner")
         writer = RosterKey(write_key.writer_id, write_key.verify_key, label or "first writer")
         roster = Roster(repository_id, 1, None, (recipient,), (writer,))
-        record = RepositoryRecord(repository_id, identity.root_public, time.time_ns() // 1000)
-        slot = make_keyslot(identity, passphrase, repository_id, label or "passphrase")
-        store.put(names.keyslot_name(slot.slot), slot.encode())
-        store.put(names.roster_name(1), roster.encode(identity.root_private))
+        record = RepositoryRecord(
+            repository_id, identity.root_public, time.time_ns() // 1000, passphrase is None
+        )
+        if passphrase is not None:
+            slot = make_keyslot(identity, passphrase, repository_id, label or "passphrase")
+            store.put(names.keyslot_name(slot.slot), slot.encode())
+        signed = roster.encode(identity.root_private)
+        store.put(names.roster_name(1), signed)
         sealed = seal_write_key(write_key, (identity.recipient,), identity.root_private)
         store.put(names.writer_name(write_key.writer_id), sealed)
         store.barrier()
         store.put(names.REPOSITORY, record.encode(identity.root_private))
         store.barrier()
-        repository = cls(store, record, roster, identity, write_key)
+        repository = cls(store, record, (Seen(roster, record_hash(signed)),), identity, write_key)
         return Created(repository, identity.recovery_key(), write_key.to_text(identity.root_public))
 
     @classmethod
@@ -127,26 +152,23 @@ class Repository:
         """
         data = load_repository_record(store)
         repository_id = RepositoryRecord.decode(data, None).repository_id
-        identity, write_key = None, None
-        if credentials.write_key_text is not None:
-            write_key, root_public = parse_write_key(credentials.write_key_text)
-            if write_key.repository_id != repository_id:
-                raise WrongKeyError(
-                    f"open the repository {store.url}",
-                    "the write key belongs to another repository",
-                    "check the URL and [encryption] write_key_file",
-                )
-        else:
-            identity = _open_identity(store, repository_id, credentials)
-            root_public = identity.root_public
+        identity, write_key, root_public, slot = unlock(store, repository_id, credentials)
         record = RepositoryRecord.decode(data, root_public)
-        roster = load_roster(store, repository_id, root_public)
-        _check_recipients(store, roster, credentials.recipients)
-        return cls(store, record, roster, identity, write_key)
+        rosters = load_rosters(store, repository_id, root_public)
+        memory = None
+        if credentials.remembered is not None:
+            memory = RosterMemory(credentials.remembered, repository_id)
+            memory.hold(rosters)
+        _check_recipients(store, rosters[-1].roster, credentials.recipients, identity)
+        return cls(store, record, rosters, identity, write_key, memory=memory, slot=slot)
 
     # --- keys
 
-    def _first_writer(self) -> bytes:
+    @property
+    def writer_id(self) -> bytes:
+        """The id of the writer that this process is: of its write key, else the first one in force."""
+        if self._own_writer:
+            return self._own_writer
         revoked = {item.id for item in self.roster.revoked}
         return next((item.id for item in self.roster.writers if item.id not in revoked), b"")
 
@@ -163,30 +185,76 @@ class Repository:
         return self.write_key_of(self.writer_id)
 
     def write_key_of(self, writer_id: bytes) -> WriteKey:
-        """A writer's key: one's own, or with the identity any writer's; DamageError if there is none such."""
+        """A writer's key; DamageError if there is no such writer.
+
+        One's own, or one that it followed; with the identity any writer's.
+        """
         key = self._write_keys.get(writer_id)
         if key is None:
             self.verify_key_of(writer_id)
             if self.identity is None:
-                raise WrongKeyError(
-                    f"read what writer {writer_id.hex()} wrote",
-                    "the write key at hand is another one",
-                    "use the passphrase or the recovery key",
-                )
-            key = self._write_keys[writer_id] = self._unseal_write_key(writer_id, self.identity)
+                self._learn_earlier_keys()
+                key = self._write_keys.get(writer_id)
+            else:
+                key = self._write_keys[writer_id] = self._unseal_write_key(writer_id, self.identity)
+        if key is None:
+            raise WrongKeyError(
+                f"read what writer {writer_id.hex()} wrote",
+                "the write key at hand is another one",
+                "use the passphrase or the recovery key",
+            )
         return key
+
+    def _learn_earlier_keys(self) -> None:
+        """Open the keys that one's own followed."""
+        for key in self.earlier_keys(self._write_keys[self.writer_id]):
+            self._write_keys[key.writer_id] = key
+
+    def earlier_keys(self, write_key: WriteKey) -> tuple[WriteKey, ...]:
+        """The write keys that this one followed, as its record has them."""
+        for object_name in self._forms(names.writer_name(write_key.writer_id)):
+            name = names.parse_writer_name(object_name)
+            if name is not None:
+                data = get_required(self.store, object_name)
+                return open_earlier_keys(data, name, write_key, self.root_public)
+        return ()
 
     def check_writer_record(self, writer_id: bytes) -> None:
         """Read a writer's record anew, and with the identity open it; DamageError if it is not whole."""
         if self.identity is not None:
             self._unseal_write_key(writer_id, self.identity)
             return
-        name = WriterName(writer_id, None)
-        WriterKey.decode(get_required(self.store, names.writer_name(*name)), name, self.id, self.root_public)
+        for object_name in self._forms(names.writer_name(writer_id)):
+            name = names.parse_writer_name(object_name)
+            if name is not None:
+                WriterKey.decode(get_required(self.store, object_name), name, self.id, self.root_public)
 
     def _unseal_write_key(self, writer_id: bytes, identity: Identity) -> WriteKey:
-        name = WriterName(writer_id, None)
-        return open_write_key(get_required(self.store, names.writer_name(*name)), name, self.id, identity)
+        def opened(object_name: str) -> WriteKey:
+            name = names.parse_writer_name(object_name)
+            assert name is not None
+            data = get_required(self.store, object_name)
+            return open_write_key(data, name, self.id, identity, self.root_public)
+
+        return self._first_open(names.writer_name(writer_id), opened)
+
+    def _forms(self, name: str) -> list[str]:
+        """The names of a key's records: the first one's, if it is there, and of those sealed again."""
+        found = [info.name for info in self.store.list(name)]
+        return [item for item in found if item == name or item.startswith(f"{name}-")] or [name]
+
+    def _first_open(self, name: str, opened: Callable[[str], K]) -> K:
+        """What `opened` makes of the first of a key's records that is sealed to the identity."""
+        try:
+            return opened(name)
+        except (WrongKeyError, DamageError) as error:
+            if isinstance(error, DamageError) and not isinstance(error.__cause__, ObjectMissingError):
+                raise
+            for form in reversed(self._forms(name)):
+                if form != name:
+                    with suppress(WrongKeyError):
+                        return opened(form)
+            raise
 
     def catalog_key_of(self, writer_id: bytes) -> bytes:
         """The key of a writer's manifests and catalogs."""
@@ -206,7 +274,12 @@ class Repository:
         return self.write_key_of(writer_id or self.writer_id).volume(volume)
 
     def new_data_key(self, volume: str) -> DataKey:
-        """A data key, its object stored before anything is sealed with it."""
+        """A data key, its object stored before anything is sealed with it.
+
+        It is sealed to whoever is a recipient now. WrongKeyError if one's own key was revoked meanwhile.
+        """
+        if time.monotonic() - self._refreshed_s > FRESH_S:
+            self.refresh()
         key = DataKey.generate()
         recipients = [Recipient(item.public) for item in self.roster.recipients]
         self.store.put(
@@ -216,17 +289,23 @@ class Repository:
 
     def data_key(self, volume: str, key_id: bytes) -> DataKey:
         """The data key with this id, opened with the identity."""
-        if self.identity is None:
+        identity = self.identity
+        if identity is None:
             raise WrongKeyError(
                 "read file contents",
                 "the write key alone does not open them",
                 "use the passphrase or the recovery key",
             )
+
+        def opened(object_name: str) -> DataKey:
+            name = names.parse_data_key_name(object_name)
+            assert name is not None
+            data = get_required(self.store, object_name)
+            return open_data_key(data, name, self.id, identity, self.verify_key_of)
+
         known = self._data_keys.get((volume, key_id))
         if known is None:
-            name = DataKeyName(volume, key_id, None)
-            data = get_required(self.store, names.data_key_name(*name))
-            known = open_data_key(data, name, self.id, self.identity, self.verify_key_of)
+            known = self._first_open(names.data_key_name(volume, key_id), opened)
             self._data_keys[volume, key_id] = known
         return known
 
@@ -262,76 +341,19 @@ def load_repository_record(store: Store) -> bytes:
     )
 
 
-def load_roster(store: Store, repository_id: bytes, root_public: bytes) -> Roster:
-    """The roster that holds: the newest of an unbroken row, each signed by the root."""
-    rosters = list(rosters_in_order(store, repository_id, root_public))
-    if not rosters:
-        raise DamageError("open the repository", "its roster of recipients and writers is missing")
-    return rosters[-1]
-
-
-def rosters_in_order(store: Store, repository_id: bytes, root_public: bytes) -> Iterator[Roster]:
-    """Every roster, oldest first; DamageError at a gap or a broken link."""
-    previous = None
-    found = (names.parse_roster_name(info.name) for info in store.list(names.ROSTERS_PREFIX))
-    for number, sequence in enumerate(filter(None, found), start=1):
-        name = names.roster_name(number)
-        if sequence != number:
-            raise DamageError("open the repository", f"the object {name} is missing")
-        data = store.get(name)
-        roster = Roster.decode(data, number, repository_id, root_public)
-        if roster.previous != previous:
-            raise DamageError(f"read {name}", "it does not follow the roster before it")
-        previous = record_hash(data)
-        yield roster
-
-
-def _open_identity(store: Store, repository_id: bytes, credentials: Credentials) -> Identity:
-    if credentials.recovery_key is not None:
-        return Identity.from_recovery_key(credentials.recovery_key)
-    if credentials.passphrase is None:
-        raise UsageError("open the repository", "no passphrase and no key was given")
-    slots, error = _keyslots(store, repository_id)
-    if not slots:
-        raise error or DamageError(
-            "open the repository", "every keyslot is missing", "open it with the recovery key instead"
-        )
-    for slot in slots:
-        try:
-            return open_keyslot(slot, credentials.passphrase)
-        except WrongKeyError as wrong:
-            error = error or wrong
-    raise WrongKeyError(
-        f"open the repository {store.url}",
-        "the passphrase is wrong" + (", or its keyslot damaged" if isinstance(error, DamageError) else ""),
-        "try again, or open it with the recovery key",
-    ) from error
-
-
-def _keyslots(store: Store, repository_id: bytes) -> tuple[list[Keyslot], SmsnapError | None]:
-    """The keyslots that are whole, and what is wrong with one that is not.
-
-    Keyslots are unsigned, anybody may have put them there. So those that cost least come first: none that
-    is there to waste time and memory is tried before one that opens.
-    """
-    slots: list[Keyslot] = []
-    damage: SmsnapError | None = None
-    found = (names.parse_keyslot_name(info.name) for info in store.list(names.KEYSLOTS_PREFIX))
-    for name in filter(None, found):
-        try:
-            slots.append(Keyslot.decode(store.get(names.keyslot_name(name)), name, repository_id))
-        except DamageError as error:
-            damage = error
-    return sorted(slots, key=lambda slot: slot.memory_kib * slot.iterations), damage
-
-
-def _check_recipients(store: Store, roster: Roster, pinned: tuple[str, ...]) -> None:
+def _check_recipients(
+    store: Store, roster: Roster, pinned: tuple[str, ...], identity: Identity | None
+) -> None:
     found = sorted(item.id.hex() for item in roster.recipients)
     if pinned and sorted(pinned) != found:
         raise WrongKeyError(
             f"trust the recipients of {store.url}",
             f"they are {', '.join(found)} and not the configured ones",
             "if you changed them, change [encryption] recipients too",
+        )
+    if identity is not None and identity.recipient.id.hex() not in found:
+        raise WrongKeyError(
+            f"open the repository {store.url}", "this identity is no recipient of it, or none any more"
         )
 
 

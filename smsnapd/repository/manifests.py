@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from smsnapd.errors import DamageError, ObjectMissingError
+from smsnapd.errors import DamageError, ObjectMissingError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.codec import parse_header
 from smsnapd.format.manifest import Manifest, decode_manifest, encode_manifest, manifest_hash
@@ -15,10 +16,15 @@ from smsnapd.repository.lease import Lease
 
 @dataclass(frozen=True)
 class Listed:
-    """A volume's manifests, oldest first: those that count, and those that a higher generation fenced."""
+    """A volume's manifests, oldest first: those that count, and those that do not.
+
+    `fenced` are those that a higher generation fenced and those that are `refused`: of a revoked writer, and
+    not among what the root says counts of it.
+    """
 
     counting: tuple[ManifestName, ...]
     fenced: tuple[ManifestName, ...]
+    refused: tuple[ManifestName, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,33 +37,96 @@ class Recorded:
     writer_id: bytes
 
 
-def list_manifests(repository: Repository, volume: str) -> Listed:
-    """One listing; no manifest is opened."""
-    by_sequence: dict[int, ManifestName] = {}
-    fenced: list[ManifestName] = []
+def list_manifests(repository: Repository, volume: str, *, heed_parents: bool = False) -> Listed:
+    """What counts of a volume. No manifest is opened but where a writer was revoked, and for `heed_parents`.
+
+    With that, what was fenced counts if the manifest behind follows it. Where a writer was revoked this is so
+    in any case: nobody can be kept from putting something beside what counts who has its key.
+    """
+    candidates: dict[int, list[ManifestName]] = {}
     for info in repository.store.list(names.manifests_prefix(volume)):
         name = ManifestName.parse(info.name)
-        if name is None:
+        if name is not None:
+            candidates.setdefault(name.sequence, []).append(name)
+    for alike in candidates.values():
+        alike.sort()
+    refused = _refuse_newest(repository, volume, candidates)
+    counting = {number: candidates[number][-1] for number in sorted(candidates)}
+    fenced = [name for alike in candidates.values() for name in alike[:-1]]
+    if fenced and (heed_parents or repository.roster.revoked):
+        _heed_parents(repository, counting, fenced)
+    every = {name for alike in candidates.values() for name in alike}
+    chosen = tuple(counting.values())
+    return Listed(chosen, tuple(sorted({*every, *refused} - set(chosen))), tuple(sorted(refused)))
+
+
+def heads_of_revoked(repository: Repository, volume: str) -> dict[bytes, set[bytes]]:
+    """By revoked writer the hashes of the last manifests of a volume that count of it."""
+    return {
+        item.id: {head.manifest_hash for head in item.heads if head.volume == volume}
+        for item in repository.roster.revoked
+    }
+
+
+def _refuse_newest(
+    repository: Repository, volume: str, candidates: dict[int, list[ManifestName]]
+) -> list[ManifestName]:
+    """Take the newest ones away for as long as they are a revoked writer's and do not count.
+
+    So whoever has a stolen key, and a daemon that has not heard yet, are in nobody's way. What lies before
+    the first that is not theirs is told by what that follows.
+    """
+    heads = heads_of_revoked(repository, volume)
+    refused: list[ManifestName] = []
+    while heads and candidates:
+        newest = max(candidates)
+        data = _get(repository, candidates[newest][-1])
+        try:
+            writer_id = parse_header(data).key_id
+        except DamageError:
+            break
+        if writer_id not in heads or manifest_hash(data) in heads[writer_id]:
+            break
+        refused.append(candidates[newest].pop())
+        if not candidates[newest]:
+            del candidates[newest]
+    return refused
+
+
+def _heed_parents(
+    repository: Repository, counting: dict[int, ManifestName], fenced: list[ManifestName]
+) -> None:
+    """Of several manifests with one sequence, let that count which the manifest behind them follows.
+
+    Its writer listed them under a higher lease; one that was put after that, by a writer that had slept,
+    must not take its parent away, whatever its generation. What one generation wrote follows itself, unless
+    a revoked writer may have made the generation up.
+    """
+    for name in sorted(fenced, reverse=True):
+        behind = counting.get(name.sequence + 1)
+        is_own = behind is not None and behind.generation == counting[name.sequence].generation
+        if behind is None or (is_own and not repository.roster.revoked):
             continue
-        other = by_sequence.get(name.sequence)
-        if other is not None and other.generation > name.generation:
-            fenced.append(name)
-            continue
-        if other is not None:
-            fenced.append(other)
-        by_sequence[name.sequence] = name
-    return Listed(tuple(by_sequence[number] for number in sorted(by_sequence)), tuple(fenced))
+        with suppress(DamageError, WrongKeyError):
+            parent = load_manifest(repository, behind).manifest.parent
+            if parent is not None and parent.snapshot == name.snapshot:
+                counting[name.sequence] = name
 
 
 def load_manifest(repository: Repository, name: ManifestName) -> Recorded:
     """Get, open and verify one manifest. Whether its writer was revoked is for `History` to say."""
+    data = _get(repository, name)
+    manifest = decode_manifest(data, name, repository.id, repository.catalog_key_of, repository.verify_key_of)
+    repository.check_seen(manifest.roster, f"the writer of {name.object_name()}")
+    return Recorded(name, manifest, manifest_hash(data), parse_header(data).key_id)
+
+
+def _get(repository: Repository, name: ManifestName) -> bytes:
     object_name = name.object_name()
     try:
-        data = repository.store.get(object_name)
+        return repository.store.get(object_name)
     except ObjectMissingError as error:
         raise DamageError(f"read {object_name}", "the object is missing") from error
-    manifest = decode_manifest(data, name, repository.id, repository.catalog_key_of, repository.verify_key_of)
-    return Recorded(name, manifest, manifest_hash(data), parse_header(data).key_id)
 
 
 def commit_manifest(repository: Repository, lease: Lease, manifest: Manifest, attachments: bytes) -> Recorded:

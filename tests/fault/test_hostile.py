@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -28,7 +29,7 @@ from smsnapd.format.record import RepositoryRecord, record_hash
 from smsnapd.format.roster import Head, Revocation, Roster, RosterKey
 from smsnapd.model import ChunkRef, Entry, Extent, Listing
 from smsnapd.repository import Credentials, Repository
-from smsnapd.repository import access as access_module
+from smsnapd.repository import unlocking as access_module
 from smsnapd.repository.manifests import Recorded
 from smsnapd.store import StoreSettings, open_store
 from tests.property.protected import PASSPHRASE, VOLUME, Protected
@@ -181,7 +182,7 @@ def test_a_writer_may_cut_files_as_it_likes(
 
 
 def test_what_a_revoked_writer_signs_later_is_refused_and_what_it_signed_before_stays(
-    backed_up: Protected, repository: Repository, tmp_path: Path
+    backed_up: Protected, repository: Repository, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     stolen, head = repository.write_key, head_of(repository)
     put_roster(repository, (Head(VOLUME, head.hash),))
@@ -189,14 +190,18 @@ def test_what_a_revoked_writer_signs_later_is_refused_and_what_it_signed_before_
     assert (tmp_path / "before/large").read_bytes() == LARGE
     assert backed_up.check().findings == ()
     forged = commit_full(repository, stolen)
-    with pytest.raises(DamageError, match="was revoked"):
+    with caplog.at_level(logging.WARNING):
         backed_up.restore(tmp_path / "target")
-    assert not (tmp_path / "target").exists()
+    assert "1 manifests of a revoked writer do not count" in caplog.text
+    assert (tmp_path / "target/d/later").exists()
     assert [item.sequence for item in backed_up.snapshots()] == [1, 2]
     findings = backed_up.check(read_data=None).findings
     assert [finding.object for finding in findings] == [forged.object_name()]
-    with pytest.raises(DamageError, match="was revoked"):
-        backed_up.backup(workers=0, write_key=False)
+    assert "was revoked" in findings[0].problem
+    (backed_up.root / "new").write_bytes(b"new")
+    outcome = backed_up.backup(workers=0, write_key=False)
+    assert outcome.snapshot is not None and outcome.snapshot.sequence == 3
+    assert backed_up.snapshots()[-1].id == outcome.snapshot.id
     backed_up.restore(tmp_path / "first", head.name.snapshot)
     assert (tmp_path / "first/d/later").exists()
 

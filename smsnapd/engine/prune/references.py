@@ -17,7 +17,7 @@ from smsnapd.format.garbage import GarbageHead
 from smsnapd.format.manifest import ParentRef
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository
-from smsnapd.repository.manifests import Listed, Recorded, load_manifest
+from smsnapd.repository.manifests import Listed, Recorded, heads_of_revoked, load_manifest
 
 HINT = "nothing was removed; run `smsnap check`"
 
@@ -104,10 +104,7 @@ class _Trust:
     """
 
     def __init__(self, repository: Repository, volume: str) -> None:
-        self._heads = {
-            item.id: {head.manifest_hash for head in item.heads if head.volume == volume}
-            for item in repository.roster.revoked
-        }
+        self._heads = heads_of_revoked(repository, volume)
         self._believed: set[bytes] = set()
 
     def check(self, recorded: Recorded) -> None:
