@@ -37,8 +37,8 @@ smsnap import s3://bucket/my-notebook_2026-01-31-09-00-00/        a copy of `aws
 smsnap import --from-tags         that which the notebook's tags of the AWS samples name
 """
 REPORT = """
-the new snapshot, as `smsnap snapshots --json` has it, with "source", "form" ("tar" or "files") and "wrapping"
-(a list of "openssl", "gzip", "xz", "lz4", "zstd")
+the new snapshot, as `smsnap snapshots --json` has it, with "source", "form" ("tar" or "files")
+and "wrapping" (a list of "openssl", "gzip", "xz", "lz4", "zstd")
 """
 
 
