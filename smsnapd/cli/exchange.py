@@ -48,7 +48,7 @@ def place_at(session: Session, url: str) -> Iterator[Place]:
         store.close()
 
 
-def seal_in(file: str | None, iterations: int) -> Seal | None:
+def seal_in(file: str | None, iterations: int = 100_000) -> Seal | None:
     """What opens or makes a seal of `openssl enc`; None without a file. UsageError if that has none."""
     from smsnapd.volume.archive.opening import Seal
     from smsnapd.volume.archive.openssl import passphrase_in

@@ -1,113 +1,128 @@
-"""`smsnap export`: a snapshot as a plain tar archive."""
+"""`smsnap export`: a snapshot as other tools read it."""
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from smsnapd.cli import destination as places
 from smsnapd.cli import output
+from smsnapd.cli.exchange import seal_in
 from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
-from smsnapd.errors import TargetError, UsageError
+from smsnapd.errors import UsageError
 from smsnapd.telemetry.sizes import size_text
+
+if TYPE_CHECKING:
+    from smsnapd.volume.archive.compress import Format
+    from smsnapd.volume.archive.opening import Seal
 
 EXAMPLES = """
 smsnap export latest --output volume.tar
 smsnap export 3f9a --output - | tar -xp --acls --xattrs-include='*' -C /mnt/new
+smsnap export latest --compress zstd --output s3://bucket/volume.tar.zst
+smsnap export latest --format openssl --openssl-passphrase-file secret --output s3://b/v.enc
+  brought back with nothing but preinstalled tools:
+  aws s3 cp s3://b/v.enc - | openssl enc -d -aes-256-cbc -iter 100000 | pigz -d | tar x
 """
 REPORT = """
-{"snapshot", "output", "bytes"}; on standard error if the archive goes to standard output
+{"snapshot", "output", "bytes", "format", "compress"}; on standard error if the archive goes
+to standard output
 """
-_Write = Callable[[memoryview], object]
+PACKINGS = ("none", "gzip", "lz4", "xz", "zstd")
 
 
 @verb("export", examples=EXAMPLES, report=REPORT)
 @click.argument("snapshot")
 @click.option(
-    "--output", "destination", required=True, metavar="FILE|-", help="A new file, or - for standard output."
+    "--output",
+    "destination",
+    required=True,
+    metavar="FILE|-|s3://…",
+    help="A new file, - for standard output, or a new object.",
 )
-def export(snapshot: str, destination: str) -> int:
-    """Write a snapshot as a plain tar archive (POSIX pax) that GNU tar extracts.
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tar", "openssl"]),
+    default="tar",
+    help="openssl: sealed as `openssl enc -aes-256-cbc -iter 100000` does it, packed with gzip by default.",
+)
+@click.option("--compress", type=click.Choice(PACKINGS), help="Default: none, of openssl gzip.")
+@click.option(
+    "--openssl-passphrase-file", metavar="FILE", help="Its first line is what openssl will ask for."
+)
+@click.option("--overwrite", is_flag=True, help="Replace what has this name.")
+def export(
+    snapshot: str,
+    destination: str,
+    form: str,
+    compress: Format | None,
+    openssl_passphrase_file: str | None,
+    overwrite: bool,
+) -> int:
+    """Write a snapshot as a tar archive (POSIX pax) that GNU tar extracts, sealed for openssl if asked.
 
     SNAPSHOT is an id, a unique prefix of one, `latest`, `VOLUME@TIME`, or `@TIME` for this machine's
-    volume. The archive is not sealed: whoever reads it reads the files. A file gets its name only
-    when it is whole.
+    volume. Without --format openssl the archive is not sealed: whoever reads it reads the files. A file or
+    object gets its name only when it is whole.
     """
-    from smsnapd.engine.export import export_tar
+    from smsnapd.engine.export import TarArchive
 
     session = Session.current()
-    if "://" in destination:
-        raise UsageError(
-            f"export to {destination}", "only files can be written yet", "use --output FILE or -"
-        )
+    seal = _seal(form, openssl_passphrase_file)
+    packing: Format = compress or ("none" if seal is None else "gzip")
     with session.repository(contents=True) as repository:
         history, found = session.find(repository, snapshot)
-        with _opened(destination) as write, session.progress() as progress:
-            size = export_tar(repository, history, found, write, progress)
-    _report(session, found.id, destination, size)
+        archive = TarArchive(repository, history, found)
+        counted = _Counted()
+        with (
+            places.opened(session, destination, archive.size, overwrite=overwrite) as write,
+            session.progress() as progress,
+            places.wrapped(counted.through(write), packing, seal) as write_plain,
+        ):
+            archive.write(write_plain, progress)
+    _report(session, found.id, destination, counted.size, form, packing)
     return 0
 
 
-def _opened(destination: str) -> AbstractContextManager[_Write]:
-    return _standard_output() if destination == "-" else new_file(Path(destination))
-
-
-@contextmanager
-def _standard_output() -> Iterator[_Write]:
-    if sys.stdout.isatty():
+def _seal(form: str, file: str | None) -> Seal | None:
+    if (form == "openssl") != (file is not None):
         raise UsageError(
-            "write the archive to the terminal", "it is no text", "pipe it, or use --output FILE"
+            "export",
+            "--format openssl and --openssl-passphrase-file go together",
+            "write the passphrase into a file that others cannot read, and name it",
         )
-    yield output.data
-    output.flush()
+    return seal_in(file)
 
 
-@contextmanager
-def new_file(path: Path) -> Iterator[_Write]:
-    """A function that writes to a file which has its name, 0600, only once it is whole and durable."""
-    what = f"write {path}"
-    if path.exists() or path.is_symlink():
-        raise UsageError(what, "it exists, and nothing is overwritten", "remove it, or name another file")
-    try:
-        descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name[:200]}.", suffix=".part", dir=path.parent
-        )
-    except OSError as error:
-        raise TargetError(
-            what, error.strerror or str(error), "choose a directory that can be written"
-        ) from error
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            yield _translated(file.write, what)
-            _translated(lambda _: file.flush(), what)(memoryview(b""))
-            os.fsync(file.fileno())
-        os.link(temporary, path)
-    except OSError as error:
-        raise TargetError(what, error.strerror or str(error)) from error
-    finally:
-        os.unlink(temporary)
+class _Counted:
+    """Counts the bytes that pass."""
 
+    def __init__(self) -> None:
+        self.size = 0
 
-def _translated(write: Callable[[memoryview], object], what: str) -> _Write:
-    def checked(piece: memoryview) -> None:
-        try:
+    def through(self, write: places.Write) -> places.Write:
+        """`write`, counted."""
+
+        def counted(piece: memoryview) -> None:
             write(piece)
-        except OSError as error:
-            hint = "make room, or choose another place"
-            raise TargetError(what, error.strerror or str(error), hint) from error
+            self.size += len(piece)
 
-    return checked
+        return counted
 
 
-def _report(session: Session, snapshot: str, destination: str, size: int) -> None:
+def _report(session: Session, snapshot: str, destination: str, size: int, form: str, packing: Format) -> None:
     to_stdout = destination == "-"
     if session.options.json:
-        output.document({"snapshot": snapshot, "output": destination, "bytes": size}, aside=to_stdout)
+        shape = {
+            "snapshot": snapshot,
+            "output": destination,
+            "bytes": size,
+            "format": form,
+            "compress": packing,
+        }
+        output.document(shape, aside=to_stdout)
     elif not session.options.quiet:
         output.line(f"wrote {size_text(size)} of {snapshot} to {destination}", aside=to_stdout)

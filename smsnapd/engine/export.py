@@ -18,6 +18,34 @@ END_MARKER: Final = bytes(1024)
 CHUNKS_HELD: Final = 4
 
 
+class TarArchive:
+    """The archive of a recovery point's tree. GNU tar extracts it, with all that the format can say.
+
+    The catalog has been checked when this is made; `size` is the archive's, in bytes.
+    """
+
+    def __init__(self, repository: Repository, history: History, snapshot: SnapshotSummary) -> None:
+        self._tree = SnapshotTree(repository, history.chain(snapshot.id))
+        self._snapshot = snapshot
+        self._used: set[int] = set()
+        self.size = len(END_MARKER)
+        for listing in self._tree.listings():
+            for entry in listing.entries:
+                for extent in _extents(entry):
+                    self._used.add(extent.chunk)
+                    self.size += extent.length
+
+    def write(self, write: Callable[[memoryview], object], progress: Progress) -> None:
+        """Write it, piece by piece."""
+        progress.phase("export", files=self._snapshot.files, bytes=self._snapshot.bytes)
+        reader = _ExtentReader(self._tree, self._tree.opener(self._used))
+        for entry in tar_order(self._tree.listings()):
+            for extent in _extents(entry):
+                write(reader.read(extent))
+            progress.advance(files=int(entry.kind == Kind.REGULAR), bytes=entry.size)
+        write(memoryview(END_MARKER))
+
+
 def export_tar(
     repository: Repository,
     history: History,
@@ -25,30 +53,15 @@ def export_tar(
     write: Callable[[memoryview], object],
     progress: Progress,
 ) -> int:
-    """Write the archive of a recovery point's tree through `write`; returns its bytes.
+    """Write the archive of a recovery point's tree through `write`; returns its bytes."""
+    archive = TarArchive(repository, history, snapshot)
+    archive.write(write, progress)
+    return archive.size
 
-    GNU tar extracts it, with everything that the format can say. The catalog was checked before the
-    first byte is written.
-    """
-    tree = SnapshotTree(repository, history.chain(snapshot.id))
-    used = {
-        extent.chunk
-        for listing in tree.listings()
-        for entry in listing.entries
-        for extent in (entry.header, *entry.content)
-        if extent is not None
-    }
-    progress.phase("export", files=snapshot.files, bytes=snapshot.bytes)
-    reader = _ExtentReader(tree, tree.opener(used))
-    written = 0
-    for entry in tar_order(tree.listings()):
-        assert entry.header is not None
-        for extent in (entry.header, *entry.content):
-            write(reader.read(extent))
-            written += extent.length
-        progress.advance(files=int(entry.kind == Kind.REGULAR), bytes=entry.size)
-    write(memoryview(END_MARKER))
-    return written + len(END_MARKER)
+
+def _extents(entry: Entry) -> tuple[Extent, ...]:
+    assert entry.header is not None
+    return (entry.header, *entry.content)
 
 
 def tar_order(listings: Iterable[Listing]) -> Iterator[Entry]:

@@ -233,7 +233,6 @@ def test_export(notebook: Notebook) -> None:
     assert differences(describe(notebook.volume), describe(notebook.place / "x")) == []
     assert notebook.well("export", "latest", "--output", "-").out == (notebook.place / "out.tar").read_bytes()
     one_line(notebook.say("export", "latest", "--output", "out.tar"), 2, "out.tar", "exists")
-    one_line(notebook.say("export", "latest", "--output", "s3://b/x"), 2, "s3://b/x")
 
 
 def test_several_volumes(notebook: Notebook) -> None:

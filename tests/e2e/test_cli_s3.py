@@ -1,6 +1,7 @@
 """The command line against S3: what a person sees when the network, the bucket or the credentials fail."""
 
 import http.server
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -131,3 +132,27 @@ def test_unreachable(at, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     err = capfd.readouterr().err.splitlines()
     assert status == 1
     assert len(err) == 2 and "s3://test-bucket/some/prefix" in err[0] and "network" in err[1]
+
+
+def test_an_export_to_s3_comes_back_by_an_import(
+    at: Callable[..., Notebook], s3_settings: Callable[..., StoreSettings], seaweed: S3Server
+) -> None:
+    bucket = s3_settings(seaweed).url
+    notebook = at(seaweed.endpoint, f"{bucket}/repository")
+    well = partial(notebook.well, **KEYS)
+    (notebook.place / "secret").write_text("article\n")
+    (notebook.volume / "big").write_bytes(os.urandom(20_000_000))
+    well("init")
+    well("backup")
+    seal = ("--openssl-passphrase-file", "secret")
+    well("export", "latest", "--output", f"{bucket}/out.enc", "--format", "openssl", *seal)
+    said = notebook.say("export", "latest", "--output", f"{bucket}/out.enc", **KEYS)
+    one_line(said, 2, "out.enc", "exists", "--overwrite")
+    well("export", "latest", "--output", f"{bucket}/out.enc", "--overwrite", "--format", "openssl", *seal)
+    one_line(notebook.say("export", "latest", "--output", f"{bucket}/", **KEYS), 2, "names no object")
+    one_line(notebook.say("export", "latest", "--output", "s3://no-such-bucket-x/k", **KEYS), 1, "bucket")
+    said = well("import", f"{bucket}/out.enc", *seal, "--json")
+    assert said.json["source"] == f"{bucket}/out.enc" and said.json["wrapping"] == ["openssl", "gzip"]
+    well("restore", "--target", "back")
+    assert (notebook.place / "back/big").read_bytes() == (notebook.volume / "big").read_bytes()
+    one_line(notebook.say("import", f"{bucket}/none", **KEYS), 2, "no such object")

@@ -8,7 +8,7 @@ import pytest
 
 from smsnapd.cli.check import data_part
 from smsnapd.cli.comparison import describe, differences
-from smsnapd.cli.export import new_file
+from smsnapd.cli.destination import new_file
 from smsnapd.cli.key_file import reserved
 from smsnapd.cli.output import array, table
 from smsnapd.cli.paths import volume_path
