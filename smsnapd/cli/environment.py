@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from smsnapd.cli import output
+from smsnapd.cli.environment_recreate import recreate
 from smsnapd.cli.environment_text import report_lines
 from smsnapd.cli.options import repository_at, shared_options, verb
 from smsnapd.cli.session import Session
@@ -115,3 +116,4 @@ def _tell(session: Session, report: Report) -> None:
 
 environment.add_command(show)
 environment.add_command(capture)
+environment.add_command(recreate)

@@ -132,7 +132,10 @@ def _report(made: _Capture, started_us: int, large: list[tuple[int, bytes]]) -> 
 def home_of(root: bytes) -> bytes:
     """The home directory of the owner of a directory; one that is not there if nothing tells it."""
     try:
-        return os.fsencode(pwd.getpwuid(os.stat(root).st_uid).pw_dir)
+        owner = os.stat(root).st_uid
+        if owner == os.geteuid():
+            return os.path.expanduser(b"~")
+        return os.fsencode(pwd.getpwuid(owner).pw_dir)
     except (KeyError, OSError):
         return b"/nonexistent"
 

@@ -1,0 +1,119 @@
+"""Making everything of a report again on a machine: repositories, environments, kernels, in this order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from smsnapd.engine.environment.clones import BringBack, rebuild_repository
+from smsnapd.engine.environment.environments import rebuild_conda, rebuild_venv
+from smsnapd.engine.environment.rebuilding import Item, Site
+from smsnapd.engine.environment.report import Kernel, Report
+from smsnapd.engine.environment.words import is_package_name, raw
+from smsnapd.model import path_text
+
+_USERS: Final = "/.local/share/jupyter/kernels/"
+
+
+@dataclass(frozen=True)
+class RecreateRequest:
+    """Where the volume is now, and what of the report is wanted.
+
+    `only` are paths of the report, () all; with `outside` what did not lie on the volume is made too.
+    """
+
+    target: bytes
+    only: tuple[bytes, ...] = ()
+    outside: bool = False
+    dry_run: bool = False
+
+
+def recreate(
+    report: Report, request: RecreateRequest, bring_back: BringBack, told: Callable[[str], None]
+) -> Iterator[Item]:
+    """Make it all again; yields what became of each. May be repeated: what is there is left as it is.
+
+    `bring_back` brings a path of the volume back from the backup; `told` hears of each command.
+    """
+    for item in _made(report, request, bring_back, told):
+        if item.problems:
+            item.standing = "failed"
+        yield item
+
+
+def _made(
+    report: Report, request: RecreateRequest, bring_back: BringBack, told: Callable[[str], None]
+) -> Iterator[Item]:
+    site = Site.at(request.target, report.root, dry_run=request.dry_run, told=told)
+    for repository in report.repositories:
+        if _is_wanted(repository.path, request):
+            yield rebuild_repository(repository, site, bring_back)
+    for conda in report.condas:
+        if _is_wanted(conda.path, request):
+            yield rebuild_conda(conda, site)
+    for venv in report.venvs:
+        if _is_wanted(venv.path, request):
+            yield rebuild_venv(venv, site)
+    for kernel in report.kernels:
+        if _USERS in kernel.path and _is_asked(kernel.path, request.only):
+            yield rebuild_kernel(kernel, site)
+
+
+def _is_wanted(path: str, request: RecreateRequest) -> bool:
+    return (request.outside or not path.startswith("/")) and _is_asked(path, request.only)
+
+
+def _is_asked(path: str, only: Sequence[bytes]) -> bool:
+    place = raw(path)
+    return not only or any(place == asked or place.startswith(asked + b"/") for asked in only)
+
+
+def rebuild_kernel(kernel: Kernel, site: Site) -> Item:
+    """Register a user's kernel with Jupyter; one that has its name is left as it is."""
+    item = Item("kernel", kernel.path)
+    if not is_package_name(kernel.name):
+        item.fail("its name is none that Jupyter takes")
+        return item
+    directory = os.path.join(site.home, os.fsencode(_USERS.strip("/")), os.fsencode(kernel.name))
+    file = os.path.join(directory, b"kernel.json")
+    if os.path.exists(file):
+        item.standing = "there"
+        return item
+    argv = [os.fsdecode(site.moved(raw(word))) for word in kernel.argv]
+    spec = {"argv": argv, "display_name": kernel.display_name, "language": kernel.language}
+    command = f"write {path_text(file)}"
+    item.commands.append(command)
+    site.told(command)
+    if not site.dry_run:
+        try:
+            _write(file, msgspec.json.encode(spec), site)
+        except OSError as error:
+            item.fail(error.strerror or str(error))
+            return item
+    item.standing = "made"
+    if kernel.variables:
+        item.fail(f"set again what its kernel.json had set: {', '.join(kernel.variables)}")
+    if argv and argv[0].startswith("/") and not site.dry_run and not os.access(argv[0], os.X_OK):
+        item.fail(f"its program {path_text(os.fsencode(argv[0]))} is not there")
+    return item
+
+
+def _write(file: bytes, data: bytes, site: Site) -> None:
+    """A new file of the owner, whole or not there, and the directories above it."""
+    missing = []
+    directory = os.path.dirname(file)
+    while not os.path.isdir(directory):
+        missing.append(directory)
+        directory = os.path.dirname(directory)
+    for place in reversed(missing):
+        os.mkdir(place)
+        site.own(place)
+    partial = file + b".smsnap"
+    with open(partial, "xb") as out:
+        out.write(data)
+    site.own(partial)
+    os.rename(partial, file)
