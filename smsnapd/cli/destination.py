@@ -7,8 +7,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from smsnapd.cli import output
 from smsnapd.cli.exchange import S3, place_at
@@ -20,20 +21,24 @@ if TYPE_CHECKING:
     from smsnapd.volume.archive.opening import Seal
 
 Write = Callable[[memoryview], object]
+_HOLE = 64 * 1024
+_ZEROS = memoryview(bytes(_HOLE))
 _HINT = "remove it, name another, or say --overwrite"
 
 
-def opened(session: Session, text: str, most_bytes: int, *, overwrite: bool) -> AbstractContextManager[Write]:
+def opened(
+    session: Session, text: str, most_bytes: int, *, overwrite: bool, sparse: bool = False
+) -> AbstractContextManager[Write]:
     """A function that writes to FILE, `-` or an s3:// URL, for the length of a `with` that must end well.
 
-    `most_bytes` is about as much as will be written. UsageError if there is something that may not be
-    overwritten, before anything is written.
+    `most_bytes` is about as much as will be written; `sparse`: zeros become holes of a file. UsageError if
+    there is something that may not be overwritten, before anything is written.
     """
     if text.startswith(S3):
         return _new_object(session, text, most_bytes, overwrite=overwrite)
     if "://" in text:
         raise UsageError(f"write {text}", "it is no s3:// URL", "use --output FILE, - or s3://bucket/key")
-    return _standard_output() if text == "-" else new_file(Path(text), overwrite=overwrite)
+    return _standard_output() if text == "-" else new_file(Path(text), overwrite=overwrite, sparse=sparse)
 
 
 @contextmanager
@@ -83,8 +88,11 @@ def _standard_output() -> Iterator[Write]:
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Write]:
-    """A function that writes to a file which has its name, 0600, only once it is whole and durable."""
+def new_file(path: Path, *, overwrite: bool = False, sparse: bool = False) -> Iterator[Write]:
+    """A function that writes to a file which has its name, 0600, only once it is whole and durable.
+
+    With `sparse` zeros are holes in it.
+    """
     what = f"write {path}"
     if not overwrite and (path.exists() or path.is_symlink()):
         raise UsageError(what, "it exists, and nothing is overwritten", _HINT)
@@ -98,8 +106,8 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Write]:
         ) from error
     try:
         with os.fdopen(descriptor, "wb") as file:
-            yield _translated(file.write, what)
-            _translated(lambda _: file.flush(), what)(memoryview(b""))
+            yield _translated(partial(_write_sparsely, file) if sparse else file.write, what)
+            _translated(lambda _: file.truncate(), what)(memoryview(b""))
             os.fsync(file.fileno())
         if overwrite:
             os.replace(temporary, path)
@@ -109,6 +117,16 @@ def new_file(path: Path, *, overwrite: bool = False) -> Iterator[Write]:
         raise TargetError(what, error.strerror or str(error)) from error
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _write_sparsely(file: BinaryIO, piece: memoryview) -> None:
+    """Write a piece at the file's position, as holes what of it is zero."""
+    for start in range(0, len(piece), _HOLE):
+        part = piece[start : start + _HOLE]
+        if part == _ZEROS[: len(part)]:
+            file.seek(len(part), os.SEEK_CUR)
+        else:
+            file.write(part)
 
 
 def _translated(write: Callable[[memoryview], object], what: str) -> Write:

@@ -64,21 +64,29 @@ def export(
 ) -> int:
     """Write a snapshot as a tar archive (POSIX pax) that GNU tar extracts, sealed for openssl if asked.
 
+    One whose chain begins with a block image is written as the raw image that dd takes.
+
     SNAPSHOT is an id, a unique prefix of one, `latest`, `VOLUME@TIME`, or `@TIME` for this machine's
     volume. Without --format openssl the archive is not sealed: whoever reads it reads the files. A file or
     object gets its name only when it is whole.
     """
     from smsnapd.engine.export import TarArchive
+    from smsnapd.engine.image.raw import RawImage
 
     session = Session.current()
     seal = _seal(form, openssl_passphrase_file)
     packing: Format = compress or ("none" if seal is None else "gzip")
     with session.repository(contents=True) as repository:
         history, found = session.find(repository, snapshot)
-        archive = TarArchive(repository, history, found)
+        is_image = history.chain(found.id)[0].manifest.image is not None
+        archive: RawImage | TarArchive
+        if is_image:
+            archive = RawImage(repository, session.settings, history, found)
+        else:
+            archive = TarArchive(repository, history, found)
         counted = _Counted()
         with (
-            places.opened(session, destination, archive.size, overwrite=overwrite) as write,
+            places.opened(session, destination, archive.size, overwrite=overwrite, sparse=is_image) as write,
             session.progress() as progress,
             places.wrapped(counted.through(write), packing, seal) as write_plain,
         ):

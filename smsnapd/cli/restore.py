@@ -12,6 +12,7 @@ import click
 from smsnapd.cli import output
 from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.paths import volume_path
+from smsnapd.cli.restore_device import DeviceOptions, restore_to_device
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text
 from smsnapd.errors import DamageError, UsageError
@@ -30,19 +31,24 @@ smsnap restore --target /mnt/new
 smsnap restore --target /tmp/back --at "yesterday 14:00" notebooks/train.ipynb
 smsnap restore --target ~/SageMaker --overwrite if-changed --delete --dry-run
 smsnap restore --target /mnt/new --snapshot 3f9a --map-user 500:1000
+smsnap restore --device /dev/nvme2n1 --verify         a block image, onto a device of any size
+smsnap restore --device - | ssh other dd of=/dev/xvdf bs=4M
 """
 REPORT = """
 {"snapshot", "target", "files", "bytes", "fetched_bytes", "skipped",
  "not_restored": [{"path", "reason"}], "notes": [text],
  "requests": {"put", "get", "list", "head", "delete", "bytes_up", "bytes_down"}}
-and with --dry-run "would": [text]
+and with --dry-run "would": [text]; with --device
+{"snapshot", "device", "way": "image" | "grown" | "files", "size", "bytes", "fetched_bytes",
+ "verified", "files", "not_restored", "notes", "requests"}
 progress on standard error, as `smsnap backup --help` has it
 """
 
 
 @verb("restore", examples=EXAMPLES, report=REPORT)
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
-@click.option("--target", required=True, metavar="DIR", help="Where to; made if it is not there.")
+@click.option("--target", metavar="DIR", help="Where to; made if it is not there.")
+@click.option("--device", metavar="DEV|FILE|-", help="Write a block image there, in place of files.")
 @click.option("--at", metavar="TIME", help="The last recovery point at or before TIME.")
 @click.option(
     "--snapshot", metavar="ID", help="An id, a unique prefix, `latest` or VOLUME@TIME.  [default: latest]"
@@ -56,16 +62,21 @@ progress on standard error, as `smsnap backup --help` has it
 @click.option(
     "--map-user", "users", multiple=True, metavar="OLD:NEW", help="Give OLD's files to NEW; names or numbers."
 )
+@click.option("--destroy", is_flag=True, help="With --device: what is there may be overwritten.")
+@click.option("--verify", is_flag=True, help="With --device: read back what was written, and compare.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be.")
 @repository_at
 def restore(
     paths: tuple[str, ...],
-    target: str,
+    target: str | None,
+    device: str | None,
     at: str | None,
     snapshot: str | None,
     overwrite: str | None,
     delete: bool,
     users: tuple[str, ...],
+    destroy: bool,
+    verify: bool,
     dry_run: bool,
 ) -> int:
     """Bring back all of a volume, or some paths, as of any recovery point.
@@ -74,14 +85,28 @@ def restore(
     goes on where it stopped when it is run again. As root everything is set; an ordinary user gets
     files of their own and is told what could not be set. Exit status 3 means that something could
     not be restored; it is named. Exit status 13 means that the repository could not give it back.
-    """
-    from smsnapd.engine.restore import run_restore
 
+    With --device a recovery point whose chain begins with a block image is written to a device or
+    file: as it was and grown to its size, or by files if that is smaller. It must not be mounted.
+    """
     session = Session.current()
     if at and snapshot:
         raise UsageError("choose a recovery point", "--at and --snapshot are both given", "give one of them")
+    if device is not None:
+        _check_for_device(paths, target, overwrite, delete)
+        pairs = tuple(user_pair(text) for text in users)
+        return _to_device(session, at, snapshot, DeviceOptions(device, destroy, verify, pairs, dry_run))
+    if target is None or destroy or verify:
+        why = "--destroy and --verify are for --device" if target else "no place is named"
+        raise UsageError("restore", why, "say where to: --target DIR, or --device DEV")
     request = _request(session, paths, target, overwrite, delete, users, dry_run)
-    with session.repository(contents=not dry_run) as repository:
+    return _to_directory(session, at, snapshot, request)
+
+
+def _to_directory(session: Session, at: str | None, snapshot: str | None, request: RestoreRequest) -> int:
+    from smsnapd.engine.restore import run_restore
+
+    with session.repository(contents=not request.dry_run) as repository:
         history, found = _chosen(session, repository, at, snapshot)
         if not session.options.quiet:
             _announce(found)
@@ -91,6 +116,26 @@ def restore(
     if outcome.damaged:
         return DamageError.exit_status
     return INCOMPLETE if outcome.not_restored else 0
+
+
+def _check_for_device(
+    paths: tuple[str, ...], target: str | None, overwrite: str | None, delete: bool
+) -> None:
+    """UsageError for what goes with files alone."""
+    if paths or target or overwrite or delete:
+        raise UsageError(
+            "restore to a device",
+            "paths, --target, --overwrite and --delete are for a restore of files",
+            "leave them out: a device gets the whole volume, and --destroy says that it may be overwritten",
+        )
+
+
+def _to_device(session: Session, at: str | None, snapshot: str | None, asked: DeviceOptions) -> int:
+    with session.repository(contents=True) as repository:
+        history, found = _chosen(session, repository, at, snapshot)
+        if not session.options.quiet:
+            _announce(found)
+        return restore_to_device(session, repository, history, found, asked)
 
 
 def _request(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.image.device import WrittenImage, write_image
 from smsnapd.engine.image.files import mounted_image
+from smsnapd.engine.image.runs import data_bytes_of
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, restore_tree
 from smsnapd.engine.tree import SnapshotTree
@@ -39,6 +40,7 @@ class DeviceRequest:
     verify: bool = False
     users: tuple[tuple[str, str], ...] = ()
     workers: int | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,18 @@ def restore_device(
     """
     progress.phase("plan")
     tree = SnapshotTree(repository, history.chain(snapshot.id))
-    image = _image_of(tree)
+    image = image_of(tree)
     target = inspect_target(request.path, image.size, destroy=request.destroy)
     restore = _DeviceRestore(settings, tree, snapshot, request, target, image, progress)
+    if request.dry_run:
+        return restore.preview()
     if target.size < image.size:
         return restore.by_files()
     return restore.whole()
 
 
-def _image_of(tree: SnapshotTree) -> Image:
+def image_of(tree: SnapshotTree) -> Image:
+    """The image that a chain begins with; UsageError for one that begins with a tar full."""
     if tree.image is None:
         raise UsageError(
             f"restore snapshot {tree.newest.name.snapshot} to a device",
@@ -110,13 +115,26 @@ class _DeviceRestore:
         self._image = image
         self._progress = progress
 
+    def preview(self) -> DeviceOutcome:
+        """Which way it would be, and how much; whether files fit is known only when it is done."""
+        if self._target.size < self._image.size:
+            return self._outcome("files", WrittenImage(self._snapshot.bytes, 0, 0))
+        self._check_possible()
+        way = "grown" if self._target.size > self._image.size else "image"
+        return self._outcome(way, WrittenImage(data_bytes_of(self._tree), 0, 0))
+
     # --- the image as it is
+
+    @property
+    def _changes(self) -> bool:
+        """Whether files have to be changed in the image."""
+        return not self._tree.is_bare_image or bool(self._request.users)
 
     def whole(self) -> DeviceOutcome:
         """Write the image, and what came behind it."""
         request, image, target = self._request, self._image, self._target
-        grows, changes = target.size > image.size, not self._tree.is_bare_image or bool(request.users)
-        self._check_possible(changes)
+        grows = target.size > image.size
+        self._check_possible()
         written = write_image(
             self._tree,
             self._settings,
@@ -132,20 +150,20 @@ class _DeviceRestore:
         e2fsprogs.clean(request.path)
         if grows:
             e2fsprogs.grow(request.path)
-        if changes:
+        if self._changes:
             outcome = self._with_files(outcome, self._apply())
         return outcome
 
-    def _check_possible(self, changes: bool) -> None:
+    def _check_possible(self) -> None:
         if self._image.filesystem == "ext4":
             e2fsprogs.check_tools("e2fsck", "resize2fs")
-        elif changes:
+        elif self._changes:
             raise UsageError(
                 f"restore snapshot {self._snapshot.id} to {path_text(self._request.path)}",
                 "its files have to be changed there, and its file system is not ext4",
                 "restore the block full that it follows",
             )
-        if changes and os.geteuid() != 0:
+        if self._changes and os.geteuid() != 0:
             what = f"restore snapshot {self._snapshot.id} to {path_text(self._request.path)}"
             raise UsageError(what, "it has to be mounted, which only root may", "run this with sudo")
 

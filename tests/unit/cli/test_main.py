@@ -135,7 +135,7 @@ def test_interrupted(smsnap, probe) -> None:
         (["frobnicate"], "no such command 'frobnicate'"),
         (["ls", "--frobnicate", "x"], "no such option '--frobnicate'"),
         (["ls"], "missing argument 'SNAPSHOT'"),
-        (["restore"], "missing option '--target'"),
+        (["diff"], "missing argument 'A'"),
         (["restore", "--target", "x", "--overwrite", "maybe"], "invalid value for '--overwrite'"),
         (["backup", "--mode", "zip"], "invalid value for '--mode'"),
         (["backup", "stray"], "got unexpected extra argument"),

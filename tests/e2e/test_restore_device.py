@@ -1,0 +1,119 @@
+"""Block images on the command line: `restore` to a device, a pipe and a directory, `export`, `ls`, `cat`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from smsnapd.store import StoreSettings
+from tests.e2e.transcript import PASSPHRASE, Notebook
+from tests.property.protected import PASSPHRASE as OURS
+from tests.property.protected import Protected
+from tests.unit.engine.images import fsck, make_ext4, mounted, take_image
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.loop,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
+        reason="needs root, loop devices and mkfs.ext4",
+    ),
+    pytest.mark.skipif(
+        shutil.which("fusermount3") is None or not Path("/dev/fuse").exists(), reason="needs FUSE (fuse3)"
+    ),
+]
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Path:
+    return make_ext4(tmp_path / "device", "16M", "-b", "4096")
+
+
+@pytest.fixture
+def notebook(tmp_path: Path, device: Path) -> Notebook:
+    """A notebook whose repository has one block full, in the volume `notebook`, and a delta behind it."""
+    assert PASSPHRASE == OURS
+    notebook = Notebook(tmp_path)
+    settings = StoreSettings(notebook.url)
+    with mounted(device, tmp_path / "mounted") as root:
+        (root / "d").mkdir()
+        (root / "d" / "a.txt").write_text("first\n")
+        (root / "big").write_bytes(os.urandom(2_000_000))
+        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
+        protected = Protected.create(root, tmp_path / "own-state", settings)
+        take_image(protected, device, base=root)
+        shutil.copy(device, tmp_path / "original")
+        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        (root / "d" / "a.txt").write_text("second\n")
+        protected.backup()
+    return notebook
+
+
+FULL = ("--volume", "notebook")
+
+
+def full_of(notebook: Notebook) -> str:
+    listed = json.loads(notebook.well("snapshots", *FULL, "--json").out)
+    assert [(item["kind"], item["mode"]) for item in listed] == [("full", "block"), ("incremental", "tar")]
+    return str(listed[0]["id"])
+
+
+def test_an_image_goes_to_a_file_a_pipe_and_back_to_files(
+    notebook: Notebook, device: Path, tmp_path: Path
+) -> None:
+    full = full_of(notebook)
+    original = (tmp_path / "original").read_bytes()
+
+    said = notebook.say("restore", *FULL, "--device", "back", "--snapshot", full, "--dry-run")
+    assert said.status == 0 and b"would restore" in said.out and not (tmp_path / "back").exists()
+    report = json.loads(
+        notebook.well("restore", *FULL, "--device", "back", "--snapshot", full, "--verify", "--json").out
+    )
+    assert (report["way"], report["size"], report["not_restored"]) == ("image", 16 * 1024 * 1024, [])
+    assert report["verified"] == report["bytes"] > 2_000_000
+    fsck(tmp_path / "back")
+
+    said = notebook.say("restore", *FULL, "--device", "back", "--snapshot", full)
+    assert said.status == 1 and "--destroy" in said.err and "ext4" in said.err
+
+    assert notebook.well("restore", *FULL, "--device", "-", "--snapshot", full).out == original
+    notebook.well("export", *FULL, full, "--output", "exported")
+    exported = tmp_path / "exported"
+    assert exported.read_bytes() == original
+    assert exported.stat().st_blocks * 512 < len(original) // 2
+    notebook.well("export", *FULL, full, "--output", "exported.gz", "--compress", "gzip")
+    assert gzip.decompress((tmp_path / "exported.gz").read_bytes()) == original
+
+    assert notebook.well("cat", *FULL, full, "d/a.txt").out == b"first\n"
+    assert notebook.well("cat", *FULL, "latest", "d/a.txt").out == b"second\n"
+    assert b"d/a.txt\n" in notebook.well("ls", *FULL, "-R", full).out
+    notebook.well("restore", *FULL, "--target", "files", "d")
+    assert (tmp_path / "files" / "d" / "a.txt").read_text() == "second\n"
+
+
+def test_a_moment_behind_an_image_goes_to_a_pipe(notebook: Notebook, tmp_path: Path) -> None:
+    piped = tmp_path / "piped"
+    piped.write_bytes(notebook.well("restore", *FULL, "--device", "-").out)
+    fsck(piped)
+    with mounted(piped, tmp_path / "look", "loop,ro") as root:
+        assert (root / "d" / "a.txt").read_text() == "second\n"
+        assert sorted(path.name for path in root.iterdir()) == ["big", "d", "lost+found"]
+
+
+def test_what_does_not_go_together_is_said(notebook: Notebook) -> None:
+    for arguments in (
+        ("--device", "back", "d/a.txt"),
+        ("--device", "back", "--target", "files"),
+        ("--device", "back", "--overwrite", "always"),
+        ("--target", "files", "--verify"),
+        ("--device", "-", "--verify"),
+        (),
+    ):
+        said = notebook.say("restore", *FULL, *arguments)
+        assert said.status == 2, said
