@@ -7,6 +7,7 @@ Times are nanoseconds since the epoch unless a name says otherwise. Everything h
 from __future__ import annotations
 
 import enum
+import stat
 from typing import Final, NamedTuple
 
 import msgspec
@@ -28,6 +29,17 @@ class Kind(enum.IntEnum):
     FIFO = 4
     CHARACTER = 5
     BLOCK = 6
+
+
+FORMATS: Final = {
+    Kind.REGULAR: stat.S_IFREG,
+    Kind.DIRECTORY: stat.S_IFDIR,
+    Kind.SYMLINK: stat.S_IFLNK,
+    Kind.FIFO: stat.S_IFIFO,
+    Kind.CHARACTER: stat.S_IFCHR,
+    Kind.BLOCK: stat.S_IFBLK,
+}
+"""The bits of `st_mode` that say what an entry is (inode(7))."""
 
 
 class Flag(enum.IntFlag):

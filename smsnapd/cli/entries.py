@@ -8,20 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from smsnapd.cli import output
 from smsnapd.cli.times import local_text, utc_text
-from smsnapd.model import Entry, Kind, path_text
+from smsnapd.model import FORMATS, Entry, Kind, path_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import Damaged
-
-FORMATS = {
-    Kind.REGULAR: stat.S_IFREG,
-    Kind.DIRECTORY: stat.S_IFDIR,
-    Kind.SYMLINK: stat.S_IFLNK,
-    Kind.FIFO: stat.S_IFIFO,
-    Kind.CHARACTER: stat.S_IFCHR,
-    Kind.BLOCK: stat.S_IFBLK,
-}
-"""The bits of `st_mode` that say what an entry is."""
 
 
 def long_text(path: bytes, entry: Entry) -> str:

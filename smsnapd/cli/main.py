@@ -24,6 +24,7 @@ VERBS = {
     "diff": ("diff", "Show what differs between two recovery points, or one and the volume."),
     "find": ("find", "Find files by name in all recovery points, with every version."),
     "cat": ("browse", "Write a file of a snapshot to standard output."),
+    "mount": ("mount", "Show all recovery points as directories, read-only, until unmounted."),
     "undelete": ("undelete", "Show what was lost lately; bring it back beside what is there."),
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a tar archive, sealed for openssl, or as plain files."),

@@ -29,7 +29,7 @@ class Worklist:
     """The entries of a restore, spooled to an unnamed file: memory holds a few bytes for each."""
 
     def __init__(self, selection: Selection) -> None:
-        self._spool = Spool(Item, _spool_directory())
+        self._spool = Spool(Item, spool_directory())
         self._directories = array("Q")
         self._links = array("Q")
         self._large = array("Q")
@@ -117,6 +117,6 @@ def is_in_pieces(entry: Entry) -> bool:
     return entry.kind == Kind.REGULAR and (len(entry.content) > 1 or data_bytes(entry) >= CHUNK_TARGET)
 
 
-def _spool_directory() -> Path:
+def spool_directory() -> Path:
     """A place on disk for working files: /tmp may be memory."""
     return Path("/var/tmp" if os.access("/var/tmp", os.W_OK) else tempfile.gettempdir())

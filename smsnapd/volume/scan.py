@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from pathspec import GitIgnoreSpec
 
 from smsnapd.errors import UsageError
-from smsnapd.model import Entry, Kind, Listing, join_path
+from smsnapd.model import FORMATS, Entry, Kind, Listing, join_path
 from smsnapd.volume.tree import Tree
 
 OTHER_FILE_SYSTEM: Final = "other file system"
@@ -26,14 +26,7 @@ SOCKET: Final = "socket"
 VANISHED: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE})
 """What system calls say of a name that is gone, or whose directory is now something else."""
 
-_KINDS: Final = {
-    stat.S_IFREG: int(Kind.REGULAR),
-    stat.S_IFDIR: int(Kind.DIRECTORY),
-    stat.S_IFLNK: int(Kind.SYMLINK),
-    stat.S_IFIFO: int(Kind.FIFO),
-    stat.S_IFCHR: int(Kind.CHARACTER),
-    stat.S_IFBLK: int(Kind.BLOCK),
-}
+_KINDS: Final = {bits: int(kind) for kind, bits in FORMATS.items()}
 _FORMAT: Final = 0o170000
 _S_IFREG: Final = stat.S_IFREG
 _REGULAR: Final = int(Kind.REGULAR)

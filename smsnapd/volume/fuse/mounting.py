@@ -27,6 +27,8 @@ _DEVICE: Final = Path("/dev/fuse")
 _READY: Final = b"ready"
 _EXIT_LIMIT_S: Final = 20.0
 _THREADS: Final = 10
+_ENDED_BY_SIGNAL: Final = 8
+"""What fuse_main(3) returns when the loop was left otherwise than by unmounting."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,17 @@ def serve(
     it could not be mounted; libfuse has said why on standard error.
     """
     check_available()
+    operations = Operations(tree, ready)
     try:
         _binding().FUSE(
-            Operations(tree, ready),
+            operations,
             os.fsdecode(mount_point),
             foreground=True,
             **_mount_options(options or FuseOptions()),
         )
     except RuntimeError as error:
+        if operations.was_mounted and error.args == (_ENDED_BY_SIGNAL,):
+            return
         why = f"libfuse gave up (status {error})"
         hint = "is the directory empty and yours, and nothing mounted there?"
         raise VolumeError(f"mount on {os.fsdecode(mount_point)}", why, hint) from error

@@ -36,12 +36,14 @@ class Operations:
     def __init__(self, tree: ReadOnlyTree, ready: Callable[[], None]) -> None:
         self._tree = tree
         self._ready = ready
+        self.was_mounted = False
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._files: dict[int, OpenFile] = {}
 
     def init(self, _: str) -> None:
         """The mount is there."""
+        self.was_mounted = True
         self._ready()
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
