@@ -112,22 +112,24 @@ def _one(path: bytes, entry: Entry, point: ManifestName, gone: ManifestName | No
 
 
 def _candidates(repository: Repository, history: History, since: ManifestName) -> set[bytes]:
-    """All paths of which a recovery point behind `since` says, or shows, that they are gone.
+    """All paths of which a recovery point behind `since` says, or shows, that they are gone or no directory.
 
     What could not be read is told by who reads it again.
     """
     found: set[bytes] = set()
+    directories: set[bytes] = set()
 
     def visit(layer: Layer) -> None:
-        if layer.point == since:
-            return
-        if layer.is_whole:
+        if layer.is_whole and layer.point != since:
             before = history.names[history.names.index(layer.point) - 1]
             found.update(_missing(repository, history, before, layer.point))
         for directory, entries in layer.listings:
-            found.update(
-                join_path(directory, entry.name) for entry in entries if entry.kind == Kind.TOMBSTONE
-            )
+            for entry in entries:
+                path = join_path(directory, entry.name)
+                if entry.kind == Kind.DIRECTORY:
+                    directories.add(path)
+                elif entry.kind == Kind.TOMBSTONE or path in directories:
+                    found.add(path)
 
     visit_layers(repository, history, visit, since)
     return found

@@ -192,7 +192,7 @@ def look_back(directory: Path, history: list[Round], after: Steps) -> None:
 
 
 @settings(
-    max_examples=300 if LONG else 6,
+    max_examples=300 if LONG else 8,
     derandomize=not LONG,
     database=None,
     deadline=None,
