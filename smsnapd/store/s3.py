@@ -10,13 +10,10 @@ import builtins
 import contextlib
 import os
 import re
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import boto3
 import botocore.exceptions as sdk
-from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
@@ -34,6 +31,7 @@ from smsnapd.store.names import check_name, check_prefix, is_name
 from smsnapd.store.pacing import download_pacer_for, pacer_for
 from smsnapd.store.retry import Backoff
 from smsnapd.store.s3_answers import (
+    EXPIRED,
     NO_ETAG,
     TIMED_REFUSALS,
     Answer,
@@ -43,18 +41,16 @@ from smsnapd.store.s3_answers import (
     refusal,
 )
 from smsnapd.store.s3_body import prepare_puts, request_body
+from smsnapd.store.s3_client import MAX_CONNECTIONS, Clients, new_client
 from smsnapd.store.s3_download import read_answer
 from smsnapd.store.s3_listing import KeyOrder, Page
 from smsnapd.store.s3_locks import Locks, lock_options
 from smsnapd.store.s3_objects import PlainObjects
 from smsnapd.store.s3_options import pay_for_requests, put_options
-from smsnapd.store.s3_region import region_for
 from smsnapd.store.s3_stock import Stocked, stock
 from smsnapd.store.s3_uploads import abandon_uploads
 from smsnapd.store.s3_versions import PastStore
 from smsnapd.store.throttle import Throttle
-
-MAX_CONNECTIONS: Final = 16
 
 _SEGMENT: Final = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9!_.*'()=@,+-]{1,255}"
 _is_url: Final = re.compile(
@@ -95,8 +91,7 @@ class S3Store:
         self._pacer = pacer_for(settings)
         self._reading = download_pacer_for(settings)
         self._throttle = Throttle(MAX_CONNECTIONS)
-        self._lock = threading.Lock()
-        self._made: tuple[int, Any] | None = None
+        self._clients = Clients(self._new_client)
         self._order = KeyOrder(self._page, bucket)
         self._locks = Locks(self._call, bucket, settings.object_lock)
 
@@ -223,10 +218,7 @@ class S3Store:
 
     def close(self) -> None:
         """Close the connections. The next call opens new ones."""
-        with self._lock:
-            if self._made is not None and self._made[0] == os.getpid():
-                self._made[1].close()
-            self._made = None
+        self._clients.close()
         for pacer in filter(None, (self._pacer, self._reading)):
             pacer.close()
 
@@ -239,8 +231,8 @@ class S3Store:
         """What `use` returns, which is given the client; tried again as often as is useful."""
 
         def attempt() -> Any:
-            with self._translating(what, permission):
-                return use(self._client())
+            with self._translating(what, permission) as client:
+                return use(client)
 
         return self._backoff.run(attempt)
 
@@ -249,8 +241,8 @@ class S3Store:
         key = self._base + name
         settings = self._settings
         extra = {**put_options(settings, name, data), **lock_options(settings, name, data), **condition}
-        with self._translating(f"{doing} s3://{self._bucket}/{key}", "s3:PutObject"):
-            response = self._client().put_object(
+        with self._translating(f"{doing} s3://{self._bucket}/{key}", "s3:PutObject") as client:
+            response = client.put_object(
                 Bucket=self._bucket, Key=key, Body=request_body(data, self._pacer), **extra
             )
         uploading.mark()
@@ -260,8 +252,8 @@ class S3Store:
         """One GET: content and ETag."""
         key = self._base + name
         what = f"read s3://{self._bucket}/{key}"
-        with self._translating(what, "s3:GetObject"):
-            response = self._client().get_object(Bucket=self._bucket, Key=key)
+        with self._translating(what, "s3:GetObject") as client:
+            response = client.get_object(Bucket=self._bucket, Key=key)
             return read_answer(response, what, self._reading), str(response["ETag"])
 
     def _accept_same(self, name: str, data: Buffer, error: ConflictError) -> None:
@@ -298,9 +290,9 @@ class S3Store:
 
     def _headers(self, what: str) -> dict[str, str]:
         """The headers of an answer that whoever reads and writes here may ask for; names in lower case."""
-        with self._translating(what, "s3:ListBucket"):
+        with self._translating(what, "s3:ListBucket") as client:
             try:
-                answer = self._client().list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
+                answer = client.list_objects_v2(Bucket=self._bucket, Prefix=self._base, MaxKeys=1)
             except sdk.ClientError as error:
                 code, answer = error.response.get("Error", {}).get("Code"), error.response
                 if code == "404":  # S3 says what is not there
@@ -311,17 +303,10 @@ class S3Store:
         return headers
 
     def _client(self) -> Any:
-        """This process's client: connections must not be shared across a fork."""
-        made = self._made
-        if made is not None and made[0] == os.getpid():
-            return made[1]
-        with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = (os.getpid(), self._new_client())
-            return self._made[1]
+        return self._clients.current()
 
     def _new_client(self) -> Any:
-        client = _new_client(self._settings, self.url)
+        client = new_client(self._settings, self.url)
         count_requests(client)
         if self._settings.request_payer:
             pay_for_requests(client)
@@ -329,64 +314,28 @@ class S3Store:
         return client
 
     @contextlib.contextmanager
-    def _translating(self, what: str, permission: str) -> Iterator[None]:
-        """One request, or a few in a row: when it is its turn, and with the SDK's exceptions translated."""
+    def _translating(self, what: str, permission: str) -> Iterator[Any]:
+        """One request, or a few in a row, by the client that is given: when it is its turn.
+
+        The SDK's exceptions are translated. After an answer that the credentials have expired they are read
+        anew, and the request may be made again.
+        """
+        client = None
         with self._throttle.turn() as turn:
             try:
-                yield
+                client = self._client()
+                yield client
             except _SDK_ERRORS as error:
-                if isinstance(error, sdk.ClientError) and asks_for_fewer(_answer_in(error)):
+                answer = _answer_in(error) if isinstance(error, sdk.ClientError) else None
+                if answer is not None and asks_for_fewer(answer):
                     turn.refuse()
+                if answer is not None and answer.code in EXPIRED and self._clients.renew(client):
+                    raise StoreError(what, "the credentials have expired", transient=True) from error
                 raise _translated(error, what, permission) from error
             except RuntimeError as error:
                 # botocore.credentials raises this itself when refreshed credentials have expired already.
                 hint = "check the role of the instance, and its clock"
                 raise StoreError(what, one_line(str(error)), hint, transient=True) from error
-
-
-def _new_client(settings: StoreSettings, url: str) -> Any:
-    """A client for `settings`; raises a permanent `StoreError` if they cannot be used."""
-    what = f"reach {url}"
-    if settings.ca_bundle and not os.path.isfile(settings.ca_bundle):
-        why = f"there is no file {settings.ca_bundle}"
-        raise StoreError(what, why, "set ca_bundle to a file of certificates")
-    try:
-        session = boto3.session.Session()
-        region = region_for(settings, session.region_name, what)
-        plain = settings.endpoint_url.lower().startswith("http:")
-        client = _client_in(session, settings, region, sign_payload=plain)
-        if client.meta.endpoint_url.startswith("https:") or settings.endpoint_url:
-            return client
-        client.close()  # the environment or the profile names a server without TLS
-        return _client_in(session, settings, region, sign_payload=True)
-    except (sdk.BotoCoreError, ValueError) as error:
-        why = one_line(str(error))
-        raise StoreError(what, why, "check region, endpoint_url and ~/.aws/config") from error
-
-
-def _client_in(session: Any, settings: StoreSettings, region: str, *, sign_payload: bool) -> Any:
-    """A client; with `sign_payload` every body is hashed for its signature, which only TLS makes needless."""
-    config = Config(
-        connect_timeout=settings.connect_timeout_s,
-        read_timeout=settings.read_timeout_s,
-        max_pool_connections=MAX_CONNECTIONS,
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        tcp_keepalive=True,
-        user_agent_extra="smsnapd",
-        request_checksum_calculation=settings.checksums,
-        response_checksum_validation=settings.checksums,
-        s3={
-            "addressing_style": "path" if settings.path_style else "auto",
-            "payload_signing_enabled": sign_payload,
-        },
-    )
-    return session.client(
-        "s3",
-        region_name=region,
-        endpoint_url=settings.endpoint_url or None,
-        verify=settings.ca_bundle or None,
-        config=config,
-    )
 
 
 def _translated(error: Exception, what: str, permission: str) -> StoreError:

@@ -14,6 +14,9 @@ from smsnapd.errors import ConflictError, DeniedError, ObjectMissingError, Store
 NO_ETAG: Final = f'"{"0" * 32}"'
 """An ETag in its quotes that no object has."""
 
+EXPIRED: Final = frozenset(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "400"))
+"""Codes that say that the credentials were good once. To HEAD there is no code but the status."""
+
 TIMED_REFUSALS: Final = frozenset(("AccessDenied", "RequestTimeTooSkewed", "RequestExpired"))
 """Codes of refusals that S3 itself has written: the time in their `Date` is the server's."""
 

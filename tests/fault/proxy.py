@@ -298,6 +298,8 @@ async def _answer(
     if "expect" not in request.headers:
         await reader.readexactly(int(request.headers.get("content-length", "0")))
     body = f"<Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>".encode()
+    if request.method == "HEAD":
+        body = b""
     head = [f"HTTP/1.1 {fault.status} Planned", f"Content-Length: {len(body)}", "Connection: close"]
     head += ["Content-Type: application/xml", *fault.headers, "", ""]
     writer.write("\r\n".join(head).encode() + body)

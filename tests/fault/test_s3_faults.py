@@ -8,7 +8,9 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import random
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from tests.fault.proxy import (
     FlipRequest,
     FlipResponse,
     LoseResponse,
+    Request,
     ResetRequest,
     Throttle,
 )
@@ -272,7 +275,6 @@ REFUSALS = [
     (400, "KMS.DisabledException", "the key is disabled", "kms:Decrypt"),
     (403, "InvalidAccessKeyId", "The key does not exist", "credentials"),
     (403, "SignatureDoesNotMatch", "The signature we calculated", "secret key"),
-    (400, "ExpiredToken", "The provided token has expired.", "renew"),
     (403, "RequestTimeTooSkewed", "The difference is too large", "clock"),
     (404, "NoSuchBucket", "The specified bucket does not exist", "bucket"),
     (400, "AuthorizationHeaderMalformed", "the region 'us-east-1' is wrong", "region"),
@@ -298,6 +300,46 @@ def test_a_refusal_is_told_once_with_a_hint(
     assert error.what.endswith("/a/one")
     assert one.proxy.count("PUT") == 1
     assert one.waits == []
+
+
+EXPIRED = Answer(400, "ExpiredToken", "The provided token has expired.")
+
+
+def test_expired_credentials_are_read_anew_once(rig: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rig()
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "old")
+    one.proxy.plan("PUT", EXPIRED)
+    one.while_waiting = lambda: monkeypatch.delenv("AWS_SESSION_TOKEN")
+    one.store.put("a/one", SMALL)
+    tokens = [request.headers.get("x-amz-security-token") for request in one.proxy.seen]
+    assert tokens == ["old", None]
+    assert one.direct.get("a/one") == SMALL
+    one.proxy.plan("PUT", EXPIRED)
+    error = refused(lambda: one.store.put("a/two", SMALL))
+    assert not error.transient and "ExpiredToken" in error.why and "renew" in error.hint
+    assert one.proxy.count("PUT") == 3
+
+
+def test_of_many_threads_one_reads_the_credentials_anew(rig: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = rig()
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "old")
+    first = one.store._client()
+    monkeypatch.delenv("AWS_SESSION_TOKEN")
+
+    def is_old(request: Request) -> Fault | None:
+        return EXPIRED if request.headers.get("x-amz-security-token") == "old" else None
+
+    monkeypatch.setattr(one.proxy, "befalls", is_old)
+    barrier = threading.Barrier(6)
+
+    def put(number: int) -> None:
+        barrier.wait()
+        one.store.put(f"a/{number}", SMALL)
+
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(put, range(6)))
+    assert one.store._client() is not first
+    assert len(list(one.direct.list(""))) == 6
 
 
 def test_a_refused_get_says_what_is_missing(rig: Opener) -> None:
