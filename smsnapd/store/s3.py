@@ -1,4 +1,4 @@
-"""Objects in an S3 bucket, below a prefix. The only place of the store that knows the SDK.
+"""Objects in an S3 bucket, below a prefix. The only place of the store, with `s3_client`, that knows the SDK.
 
 Create-only puts are `If-None-Match: *`, replacements are `If-Match`: atomic on the server. The SDK's own
 retries are off: here it is known which answer of a repeated put means success.
