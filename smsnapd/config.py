@@ -207,12 +207,17 @@ class RepositoryConfig:
 
 @dataclass(frozen=True)
 class EncryptionConfig:
-    """Where the passphrase comes from, or the write key of a daemon that cannot read its past."""
+    """Where the passphrase comes from, or the write key of a daemon that cannot read its past.
+
+    `root` and `recipients` pin whom to trust; `kms_key` is the ARN of the KMS key whose keyslot may be used.
+    """
 
     passphrase_file: Path | None = _key(_path, None)
     passphrase_command: tuple[str, ...] = _key(_command, ())
     write_key_file: Path | None = _key(_path, None)
     recipients: tuple[str, ...] = _key(_texts, ())
+    root: str = _key(_text, "")
+    kms_key: str = _key(_text, "")
 
 
 @dataclass(frozen=True)

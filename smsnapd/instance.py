@@ -19,6 +19,7 @@ _ARN = re.compile(r"arn:[^:]+:sagemaker:([a-z0-9-]+):([0-9]*):.+")
 _CREDENTIALS = "give the instance a role, or set AWS_PROFILE or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _ENDPOINT = "nothing needs STS; to have it in a VPC, add an interface endpoint for com.amazonaws.REGION.sts"
 _SERVER_ERROR = 500
+_ARN_PARTS = 6
 _HINT = "set [volume] name and [repository] region in the configuration"
 
 
@@ -166,3 +167,45 @@ def _refused(what: str, response: Mapping[str, Any]) -> InstanceError:
     if code in ("", "AccessDenied", "AccessDeniedException") or status >= _SERVER_ERROR:
         return IdentityUnknownError(what, why, _ENDPOINT)
     return InstanceError(what, why, _CREDENTIALS)
+
+
+def kms_encrypt(key: str, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+    """`plaintext` under the KMS key of this ARN, bound to an encryption context; as `kms_decrypt` raises."""
+    answer = _ask_kms(key, "encrypt", KeyId=key, Plaintext=plaintext, EncryptionContext=dict(context))
+    return bytes(answer["CiphertextBlob"])
+
+
+def kms_decrypt(key: str, ciphertext: bytes, context: Mapping[str, str]) -> bytes:
+    """What `kms_encrypt` encrypted with this key and context, by this key and no other.
+
+    Needs kms:Decrypt, and a way to the region's KMS endpoint. Raises `InstanceError` if it is refused or KMS
+    cannot be asked.
+    """
+    answer = _ask_kms(key, "decrypt", KeyId=key, CiphertextBlob=ciphertext, EncryptionContext=dict(context))
+    return bytes(answer["Plaintext"])
+
+
+def _ask_kms(key: str, operation: str, **parameters: object) -> Mapping[str, Any]:
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    what = f"{operation} the identity with the KMS key {key}"
+    parts = key.split(":")
+    if parts[:1] != ["arn"] or parts[2:3] != ["kms"] or len(parts) < _ARN_PARTS:
+        raise InstanceError(what, "it is no ARN of a KMS key", "give it as arn:aws:kms:REGION:ACCOUNT:key/ID")
+    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3, "mode": "standard"})
+    try:
+        with contextlib.closing(boto3.session.Session().client("kms", parts[3], config=config)) as client:
+            answer: Mapping[str, Any] = getattr(client, operation)(**parameters)
+            return answer
+    except ClientError as error:
+        said = error.response.get("Error", {})
+        why = " ".join(f"{said.get('Code', '')}: {said.get('Message', '')}".split())
+        hint = f"the role needs kms:{operation.capitalize()} on it, and the slot its repository and volume"
+        raise InstanceError(what, why, hint) from error
+    except (BotoCoreError, ValueError) as error:
+        hint = (
+            "it needs a way to KMS (in a VPC, an endpoint for it); else use a passphrase or the recovery key"
+        )
+        raise InstanceError(what, " ".join(str(error).split()), hint) from error

@@ -93,13 +93,15 @@ class Repository:
         """Section 4: the key in a record, sealed to the identity."""
         suite = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
         info = f"smsnapd v1 {use} key\0".encode() + self.id + bytes.fromhex(name[-32:]) + volume.encode()
-        return suite.decrypt(bytes.fromhex(self.record(name)["sealed"][self.recipient]), self.identity, info)
+        forms = [self.record(form)["sealed"] for form in sorted(glob.glob(name + "*")) or [name]]
+        sealed = next(form[self.recipient] for form in reversed(forms) if self.recipient in form)
+        return suite.decrypt(bytes.fromhex(sealed), self.identity, info)
 
     def open(self, name: str, data: bytes) -> bytes:
         """Sections 4 to 8: the content of a sealed object."""
         (_, volume, kind, *_), owner = name.split("/"), data[8:24].hex()
         record = f"volumes/{volume}/keys/{owner}"
-        writer = self.record(record)["writer"] if kind == "chunks" else owner
+        writer = self.record(min(glob.glob(record + "*")))["writer"] if kind == "chunks" else owner
         write_key = self.key("write", f"keys/writers/{writer}")
         key = self.key("data", record, volume) if kind == "chunks" else derive(write_key, "catalog", self.id)
         Repository.reading = name

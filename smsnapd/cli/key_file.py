@@ -1,4 +1,4 @@
-"""A file for the write key: new, readable by its owner alone, whole or not there."""
+"""A file for a key: new, readable by its owner alone, whole or not there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from smsnapd.errors import TargetError, UsageError
 
 
 @contextmanager
-def reserved(path: Path) -> Iterator[Callable[[str], None]]:
+def reserved(path: Path) -> Iterator[Callable[[str | bytes], None]]:
     """Make an empty key file (0600) and give a function that writes the key into it, durably.
+
+    A text is a line of its own; bytes are all that is in the file.
 
     Making it first means that nothing is in the way when there is a key. A file that got no key is
     removed. UsageError if there is such a file already, TargetError if it cannot be written.
@@ -27,10 +29,12 @@ def reserved(path: Path) -> Iterator[Callable[[str], None]]:
         raise TargetError(what, error.strerror or str(error)) from error
     written = False
 
-    def write(text: str) -> None:
+    def write(key: str | bytes) -> None:
         nonlocal written
+        content = memoryview(key if isinstance(key, bytes) else key.encode("ascii") + b"\n")
         try:
-            os.write(descriptor, text.encode("ascii") + b"\n")
+            while content:
+                content = content[os.write(descriptor, content) :]
             os.fsync(descriptor)
         except OSError as error:
             hint = "write it later: smsnap key export-write-key FILE"

@@ -25,6 +25,7 @@ class Options:
     quiet: bool = False
     verbose: int = 0
     repository_at: str | None = None
+    identity_file: str | None = None
 
     @property
     def verbosity(self) -> int:
@@ -50,6 +51,7 @@ _SHARED = (
     _option("--path", metavar="DIR", help="Root directory of the volume."),
     _option("--volume", metavar="NAME", help="Name of the volume in the repository."),
     _option("--passphrase-file", metavar="FILE", help="Read the passphrase from the first line of FILE."),
+    _option("--identity-file", metavar="FILE", help="Open with the recovery key in FILE, or `-`."),
     _option("--json", is_flag=True, help="Report one JSON document."),
     _option("-q", "--quiet", is_flag=True, help="Say nothing but errors and what was asked for."),
     _option("-v", "--verbose", count=True, help="Say more; twice for details. Errors come with a traceback."),

@@ -21,7 +21,7 @@ from smsnapd.cli.times import Selector, parse_selector, parse_time
 from smsnapd.config import VOLUME_NAME, Config, Overrides, load
 from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.daemon import protection
-from smsnapd.daemon.passphrase import find_passphrase
+from smsnapd.daemon.passphrase import find_passphrase, read_key_file
 from smsnapd.errors import UsageError
 from smsnapd.instance import read_notebook
 from smsnapd.store.base import StoreSettings
@@ -81,10 +81,11 @@ class Session:
 
     def new_passphrase(self) -> str:
         """The passphrase of a repository that is about to be made; asked for twice."""
-        found = self._found_passphrase()
+        found = self.found_passphrase()
         return passphrase.ask("make the repository", twice=True) if found is None else found
 
-    def _found_passphrase(self) -> str | None:
+    def found_passphrase(self) -> str | None:
+        """The passphrase that is named, without asking anybody."""
         given = self.options.passphrase_file is not None
         return find_passphrase(given, self.config.encryption, os.environ)
 
@@ -100,20 +101,33 @@ class Session:
 
         store = open_store(self.settings)
         try:
-            credentials = self._credentials(contents)
+            credentials = self.credentials(contents=contents)
             if credentials is None:
                 load_repository_record(
                     store
                 )  # nobody should type a passphrase for a repository that is not there
                 credentials = self._typed()
+            if self.options.repository_at:  # rosters that came later are not missed there
+                credentials = replace(credentials, remembered=None)
             yield Repository.open(store, credentials)
         finally:
             store.close()
 
-    def _credentials(self, contents: bool) -> Credentials | None:
+    def credentials(self, *, contents: bool) -> Credentials | None:
         """What opens the repository without asking anybody."""
+        if self.options.identity_file is not None:
+            return self._identity(self.options.identity_file)
         given = self.options.passphrase_file is not None
         return protection.found_credentials(self.config, os.environ, given_file=given, contents=contents)
+
+    def _identity(self, file: str) -> Credentials:
+        """The recovery key in a file; UsageError if it is none: a passphrase there would be a mistake."""
+        text = sys.stdin.read() if file == "-" else read_key_file(Path(file), "identity")
+        credentials = protection.credentials_of(text.strip(), self.config)
+        if credentials.recovery_key is None:
+            hint = "give the file that `smsnap init --identity-out` wrote, or the recovery key in one"
+            raise UsageError(f"read the identity from {file}", "there is no recovery key in it", hint)
+        return credentials
 
     def _typed(self) -> Credentials:
         return protection.credentials_of(passphrase.ask("open the repository", twice=False), self.config)

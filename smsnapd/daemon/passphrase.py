@@ -51,21 +51,39 @@ def read_write_key(path: Path) -> str:
         raise UsageError(what, "it is no write key file") from error
 
 
+def read_key_file(path: Path, kind: str) -> str:
+    """The text of a key file that a person named; `kind` says what is in it."""
+    what = f"read the {kind} from {path}"
+    try:
+        return _read_secret(path, what, "check the name").decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise UsageError(what, "it is no key file") from error
+
+
+def read_new_passphrase(path: Path) -> str:
+    """The first line of a file that a person named for a new passphrase."""
+    return _read_file(path)
+
+
 def _read_file(path: Path) -> str:
     what = f"read the passphrase from {path}"
     return _first_line(_read_secret(path, what, "check passphrase_file, or give another"), what)
 
 
 def _read_secret(path: Path, what: str, hint: str) -> bytes:
-    """What a file holds; warns if others may read it."""
+    """What a file holds; warns if others may read it, or it belongs to somebody else."""
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             content = file.read(65536)
     except OSError as error:
         raise UsageError(what, error.strerror or str(error), hint) from error
-    if stat.S_ISREG(mode) and mode & 0o077:
+    if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
         _log.warning("%s can be read by others: run chmod 600 on it", path)
+    if stat.S_ISREG(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+        _log.warning(
+            "%s belongs to user %d, who may read and replace it: run chown on it", path, status.st_uid
+        )
     return content
 
 

@@ -9,14 +9,16 @@ import os
 import re
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes
 
 from smsnapd.config import Config
 from smsnapd.daemon import passphrase
+from smsnapd.daemon.words import from_words, is_words
 from smsnapd.errors import UsageError
-from smsnapd.instance import Notebook, default_volume_name
+from smsnapd.instance import Notebook, default_volume_name, kms_decrypt
 from smsnapd.store.base import StoreSettings
 from smsnapd.store.pacing import SharedFile, shared_file
 
@@ -88,25 +90,32 @@ def found_credentials(
     `given_file` says that the passphrase file is the command line's; `contents` that file contents will be
     read, for which a write key will not do.
     """
-    from smsnapd.repository import Credentials
-
     encryption = config.encryption
     explicit = given_file or bool(environment.get("SMSNAP_PASSPHRASE"))
     if encryption.write_key_file and not contents and not explicit:
         text = passphrase.read_write_key(encryption.write_key_file)
-        return Credentials(write_key_text=text, recipients=encryption.recipients)
+        return replace(_pinned(config), write_key_text=text)
     found = passphrase.find_passphrase(given_file, encryption, environment)
+    if found is None and encryption.kms_key:
+        return replace(_pinned(config), kms_key=encryption.kms_key, unwrap=kms_decrypt)
     return None if found is None else credentials_of(found, config)
 
 
 def credentials_of(text: str, config: Config) -> Credentials:
-    """The credentials that a passphrase, or a recovery key in its place, makes."""
+    """The credentials that a passphrase makes, or a recovery key in its place, as letters or as words."""
+    if is_words(text):
+        text = from_words(text)
+    if passphrase.is_recovery_key(text):
+        return replace(_pinned(config), recovery_key=text)
+    return replace(_pinned(config), passphrase=text)
+
+
+def _pinned(config: Config) -> Credentials:
+    """Whom the configuration trusts, and where this machine remembers whom it has seen trusted."""
     from smsnapd.repository import Credentials
 
-    recipients = config.encryption.recipients
-    if passphrase.is_recovery_key(text):
-        return Credentials(recovery_key=text, recipients=recipients)
-    return Credentials(passphrase=text, recipients=recipients)
+    encryption = config.encryption
+    return Credentials(recipients=encryption.recipients, root=encryption.root, remembered=state_dir(config))
 
 
 def exclude_patterns(config: Config) -> tuple[str, ...]:

@@ -185,6 +185,8 @@ class _Check:
     def _manifests(self, volume: _Volume) -> None:
         history = History.load(self._repository, volume.name)
         self._fenced += [name.object_name() for name in history.fenced if name not in history.refused]
+        for name in history.names_of_revoked():
+            self._notes.append(f"{name.object_name()} is fenced and a revoked writer's; it does not count")
         for name in history.refused:
             self._find(name.object_name(), "its writer was revoked, and it is not among what counts of it")
         previous: Recorded | None = None

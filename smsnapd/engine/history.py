@@ -11,7 +11,14 @@ from smsnapd.errors import DamageError, SmsnapError, UsageError
 from smsnapd.format.manifest import Issue
 from smsnapd.format.names import ManifestName, format_time_us
 from smsnapd.repository import Repository
-from smsnapd.repository.manifests import Listed, Recorded, heads_of_revoked, list_manifests, load_manifest
+from smsnapd.repository.manifests import (
+    Listed,
+    Recorded,
+    heads_of_revoked,
+    list_manifests,
+    load_manifest,
+    signer_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +125,11 @@ class History:
                 "it may be forged; recovery points before it can still be restored",
             )
         self._believed.update((writer_id, item.name) for item in passed)
+
+    def names_of_revoked(self) -> list[ManifestName]:
+        """Of what is fenced and not refused, that which says that it is a revoked writer's."""
+        fenced = [name for name in self.fenced if name not in self.refused] if self._revoked else []
+        return [name for name in fenced if signer_of(self._repository, name) in self._revoked]
 
     @property
     def head_name(self) -> ManifestName | None:

@@ -113,10 +113,18 @@ class Repository:
     # --- made and opened
 
     @classmethod
-    def create(cls, store: Store, passphrase: str | None, *, label: str = "") -> Created:
+    def create(
+        cls,
+        store: Store,
+        passphrase: str | None,
+        *,
+        label: str = "",
+        keep: Callable[[str], None] | None = None,
+    ) -> Created:
         """Make a repository in an empty place: identity, keyslot, roster, one write key.
 
-        Without a passphrase there is no keyslot: the recovery key alone opens it then.
+        Without a passphrase there is no keyslot: the recovery key alone opens it then, which `keep` gets
+        before anything is stored.
 
         The `repository` record goes last: without it there is none, and what an interrupted
         attempt left is removed by the next.
@@ -125,6 +133,8 @@ class Repository:
         identity = Identity.generate()
         repository_id = secrets.token_bytes(16)
         write_key = WriteKey.generate(repository_id)
+        if keep is not None:
+            keep(identity.recovery_key())
         recipient = RosterKey(identity.recipient.id, identity.recipient.public, label or "owner")
         writer = RosterKey(write_key.writer_id, write_key.verify_key, label or "first writer")
         roster = Roster(repository_id, 1, None, (recipient,), (writer,))

@@ -8,24 +8,36 @@ order what it left. Only the root's identity may.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from smsnapd.errors import DamageError, ObjectExistsError, SmsnapError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.keys import Identity, Recipient, WriteKey, seal_data_key, seal_write_key
+from smsnapd.format.keyslot import (
+    DEFAULT_COST,
+    Argon2Cost,
+    is_weaker,
+    make_keyslot,
+    make_kms_slot,
+    open_keyslot,
+)
 from smsnapd.format.manifest import manifest_hash
-from smsnapd.format.record import DataKeyRecord, SealedKey, WriterKey
+from smsnapd.format.record import DataKeyRecord, Keyslot, KmsSlot, SealedKey, WriterKey
 from smsnapd.format.roster import Head, Revocation, Roster, RosterKey
 from smsnapd.repository.access import Repository
 from smsnapd.repository.clock import StoreClock
 from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import list_manifests
+from smsnapd.repository.unlocking import keyslots
 
 _CHANGED: Final = "somebody else has changed them meanwhile"
 _AGAIN: Final = "look at them with `smsnap key list`, and run it again"
+Wrap = Callable[[str, bytes, dict[str, str]], bytes]
+"""Encrypts with a KMS key: its ARN, the plaintext and its encryption context."""
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +113,46 @@ class Keyring:
     def revoke_writer(self, writer_id: bytes) -> None:
         """This writer counts no more, and nobody takes its place."""
         self._rotate([writer_id], self._repository.roster.recipients, anew=False)
+
+    # --- keyslots: each is one object, there or not
+
+    def add_passphrase(self, passphrase: str, label: str, cost: Argon2Cost = DEFAULT_COST) -> str:
+        """A new keyslot of this passphrase; its id. A slot that it opens at this cost or more is as good."""
+        for slot in keyslots(self._store, self._repository.id)[0]:
+            if isinstance(slot, Keyslot) and not is_weaker(slot, cost):
+                with suppress(WrongKeyError):
+                    if open_keyslot(slot, passphrase) == self._identity:
+                        return slot.slot
+        made = make_keyslot(self._identity, passphrase, self._repository.id, label, cost)
+        return self._put_slot(made)
+
+    def add_kms(self, kms_key: str, volume: str, label: str, encrypt: Wrap) -> str:
+        """A new keyslot that this KMS key (its ARN) opens, in the context of a volume; its id."""
+        names.check_volume_name(volume)
+        bare = KmsSlot(self._repository.id, secrets.token_hex(8), label, kms_key, volume)
+        return self._put_slot(make_kms_slot(self._identity, bare, encrypt))
+
+    def _put_slot(self, slot: Keyslot | KmsSlot) -> str:
+        self._store.put(names.keyslot_name(slot.slot), slot.encode())
+        self._store.barrier()
+        return slot.slot
+
+    def remove_slot(self, slot: str) -> None:
+        """Delete a keyslot. UsageError for the last one, unless the repository was made to have none."""
+        left = [name for info in self._store.list(names.KEYSLOTS_PREFIX) if (name := info.name)]
+        if left == [names.keyslot_name(slot)] and not self._repository.may_lack_keyslots:
+            why = "it is the last one: only the recovery key would open the repository"
+            raise UsageError(f"remove the keyslot {slot}", why, "add another first: smsnap key add")
+        self._store.delete(names.keyslot_name(slot))
+        self._store.barrier()
+
+    def replace_slot(self, slot: str, passphrase: str, cost: Argon2Cost = DEFAULT_COST) -> str:
+        """A keyslot of a new passphrase in the place of one, which goes last; the new one's id."""
+        label = next((s.label for s in keyslots(self._store, self._repository.id)[0] if s.slot == slot), "")
+        made = self.add_passphrase(passphrase, label, cost)
+        if made != slot:
+            self.remove_slot(slot)
+        return made
 
     def settle(self) -> None:
         """Put in order what a change that was cut off has left, and what was sealed while it was made."""

@@ -113,6 +113,14 @@ def _heed_parents(
                 counting[name.sequence] = name
 
 
+def signer_of(repository: Repository, name: ManifestName) -> bytes | None:
+    """Whom a manifest names as its writer, which proves nothing; None if it cannot be read."""
+    try:
+        return parse_header(_get(repository, name)).key_id
+    except DamageError:
+        return None
+
+
 def load_manifest(repository: Repository, name: ManifestName) -> Recorded:
     """Get, open and verify one manifest. Whether its writer was revoked is for `History` to say."""
     data = _get(repository, name)
