@@ -42,6 +42,7 @@ class Repository:
     """The repository in the working directory; `reading` is the object that an error is about."""
 
     reading = "the recovery key"
+    suite = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
     def __init__(self) -> None:
         secret, self.held = self.secret(), dict[str, bytes]()
@@ -61,12 +62,12 @@ class Repository:
             check(secret[32:] == blake3(secret[:32]).digest(4), "it is mistyped")
             return secret[:32]
         typed = normalize("NFC", os.environ.get("SMSNAP_PASSPHRASE") or getpass("Passphrase: ")).encode()
-        for slot in map(self.record, glob.glob("keys/slots/" + "[0-9a-f]" * 16)):
+        for slot in [s for s in map(self.record, glob.glob(f"keys/slots/{'[0-9a-f]' * 16}")) if "salt" in s]:
             salt, nonce, sealed = map(bytes.fromhex, (slot["salt"], slot["nonce"], slot.pop("sealed")))
             cost = {"iterations": slot["iterations"], "lanes": slot["lanes"]}
             kdf = argon2.Argon2id(salt=salt, length=32, memory_cost=min(slot["memory_kib"], 2 << 20), **cost)
-            bound = json.dumps(slot, separators=(",", ":")).encode()
             with suppress(InvalidTag):
+                bound = json.dumps(slot, separators=(",", ":")).encode()
                 return AESGCM(kdf.derive(typed)).decrypt(nonce, sealed, bound)
         raise ValueError("the passphrase is wrong")
 
@@ -91,19 +92,17 @@ class Repository:
 
     def key(self, use: str, name: str, volume: str = "") -> bytes:
         """Section 4: the key in a record, sealed to the identity."""
-        suite = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
         info = f"smsnapd v1 {use} key\0".encode() + self.id + bytes.fromhex(name[-32:]) + volume.encode()
-        forms = [self.record(form)["sealed"] for form in sorted(glob.glob(name + "*")) or [name]]
-        sealed = next(form[self.recipient] for form in reversed(forms) if self.recipient in form)
-        return suite.decrypt(bytes.fromhex(sealed), self.identity, info)
+        sealed = dict(p for f in glob.glob(name + "*") or [name] for p in self.record(f)["sealed"].items())
+        return self.suite.decrypt(bytes.fromhex(sealed[self.recipient]), self.identity, info)
 
     def open(self, name: str, data: bytes) -> bytes:
         """Sections 4 to 8: the content of a sealed object."""
         (_, volume, kind, *_), owner = name.split("/"), data[8:24].hex()
-        record = f"volumes/{volume}/keys/{owner}"
-        writer = self.record(min(glob.glob(record + "*")))["writer"] if kind == "chunks" else owner
+        box = f"volumes/{volume}/keys/{owner}"
+        writer = self.record(min(glob.glob(box + "*"), default=box))["writer"] if kind == "chunks" else owner
         write_key = self.key("write", f"keys/writers/{writer}")
-        key = self.key("data", record, volume) if kind == "chunks" else derive(write_key, "catalog", self.id)
+        key = self.key("data", box, volume) if kind == "chunks" else derive(write_key, "catalog", self.id)
         Repository.reading = name
         bound = self.id + b"".join(struct.pack("<H", len(text)) + text.encode() for text in (volume, name))
         plain = AESGCM(derive(key, "object", data[24:56])).decrypt(bytes(12), data[64:], data[:64] + bound)
@@ -155,9 +154,8 @@ class Repository:
         where = [folder for folder, count in zip(folders, counts, strict=True) for _ in range(count)]
         for folder, name, kind, length in zip(where, names, kinds, lengths, strict=True):
             path = (b"", *folder.split(b"/"), name) if folder else (b"", name) if name else (b"",)
-            wrong = {b"", b".", b".."} & {*path[1:]} or b"\0" in folder + name or b"/" in name
+            wrong, extents = {b"", b".", b".."} & {*path[1:]} or b"\0" in folder + name or b"/" in name, []
             check(not wrong, f"{path} is no path")
-            extents = []
             for chunk, gap, blocks in islice(rows, length):
                 end, last = gap + (end if chunk == last else 0) + blocks, chunk
                 extents.append((m, m["chunks"][chunk], 512 * (end - blocks), 512 * end))

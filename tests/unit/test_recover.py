@@ -24,10 +24,11 @@ from smsnapd.engine.progress import Silent
 from smsnapd.format import names
 from smsnapd.format.keys import Identity
 from smsnapd.format.manifest import Manifest
-from smsnapd.format.record import record_hash
+from smsnapd.format.record import KmsSlot, record_hash
 from smsnapd.format.roster import Roster
 from smsnapd.repository import Repository
 from smsnapd.repository.access import Credentials
+from smsnapd.repository.keyring import Keyring
 from smsnapd.repository.lease import Lease
 from smsnapd.store import StoreSettings, open_store
 
@@ -281,6 +282,23 @@ def test_every_recovery_point_comes_back(story: Story, recover: Run, tmp_path: P
     snapshot, kept = list(story.moments.items())[number]
     archive = recover(story.directory, "--snapshot", snapshot, key=story.recovery_key)
     assert differences(kept, extract(archive, tmp_path / "out")) == ""
+
+
+def test_keys_that_were_sealed_again_and_slots_of_other_kinds(
+    story: Story, recover: Run, tmp_path: Path
+) -> None:
+    before = recover(story.directory, key=story.recovery_key)
+    shutil.copytree(story.directory, tmp_path / "changed")
+    store = open_store(StoreSettings((tmp_path / "changed").as_uri()))
+    other = Identity.generate().recipient
+    for change in (lambda ring: ring.add_recipient(other, "x"), lambda ring: ring.remove_recipient(other.id)):
+        change(Keyring(Repository.open(store, Credentials(recovery_key=story.recovery_key))))
+    repository = Repository.open(store, Credentials(recovery_key=story.recovery_key))
+    repository.new_data_key("home")  # by the newest roster
+    slot = KmsSlot(repository.id, "0" * 16, "first of all", "arn:aws:kms:x:1:key/y", "home", bytes(99))
+    store.put(names.keyslot_name(slot.slot), slot.encode())
+    assert recover(tmp_path / "changed", key=story.recovery_key) == before
+    assert recover(tmp_path / "changed", passphrase=PASSPHRASE) == before
 
 
 def test_the_archive_is_that_of_export(story: Story, recover: Run) -> None:
