@@ -255,6 +255,7 @@ class RetentionConfig:
     daily: int = _key(_number(0, 1_000_000), 14)
     weekly: int = _key(_number(0, 1_000_000), 8)
     monthly: int = _key(_number(0, 1_000_000), 12)
+    yearly: int = _key(_number(0, 1_000_000), 0)
     grace: timedelta = _key(_duration, timedelta(hours=72))
 
 

@@ -50,6 +50,8 @@ class Flag(enum.IntFlag):
     UNSETTLED = 2
     CHANGED = 4
     SPARSE = 8
+    ANEW = 16
+    """A directory that took the place of what lay there: it removes what lower layers have below its path."""
 
 
 class Extent(NamedTuple):

@@ -120,9 +120,11 @@ class Repository:
         signed = b"smsnapd v1 manifest\0" + struct.pack("<H", len(name)) + name.encode() + content[64:]
         self.writers[data[8:24].hex()].verify(content[:64], signed)
         m = json.loads(content[64:])
-        check((m["format"], m["mode"], m["must_understand"]) == (1, "tar", []), "it needs a newer reader")
+        understood = m["mode"] == "tar" and {*m["must_understand"]} <= {"stands-for"}
+        check(m["format"] == 1 and understood, "it needs a newer reader")
         m |= {t: [*struct.iter_unpack("<32sHHII32sQ", b64decode(m[t]))] for t in ("chunks", "catalog")}
-        return m | {"name": name, "hash": blake3(data).hexdigest(), "writer": data[8:24].hex()}
+        hashes = {blake3(data).hexdigest(), *(row["hash"] for row in m.get("stands_for", []))}
+        return m | {"name": name, "hashes": hashes, "writer": data[8:24].hex()}
 
     def fetch(self, m: Any, row: Any, chunk: bool) -> bytes:
         """Sections 6 to 8: the content of a chunk or a catalog segment, by its row in a manifest's table."""
@@ -144,30 +146,31 @@ class Repository:
         return [self.columns.read(size) for size in values] if text else values
 
     def entries(self, m: Any, row: Any) -> Any:
-        """Section 8: the entries of a catalog segment: path, whether it is a directory, and extents."""
+        """Section 8: the entries of a catalog segment: path, if it is a directory, extents, if it cuts."""
         self.columns, column, last, end = io.BytesIO(self.fetch(m, row, chunk=False)), self.column, 0, 0
         d, n, x = struct.unpack("<8x3I", self.columns.read(20))
-        folders, counts, kinds, _, names = column(d, True), column(d), column(n), column(n), column(n, True)
+        where, counts, kinds, marks, names = column(d, True), column(d), column(n), column(n), column(n, True)
         _ = [column(n) for _ in range(8)], column(n, True), column(x, True), column(n)  # headers have these
         _, _, lengths = map(column, [sum(column(n))] * 2 + [n])
         rows = zip(*[column(sum(lengths)) for _ in range(3)], strict=True)
-        where = [folder for folder, count in zip(folders, counts, strict=True) for _ in range(count)]
-        for folder, name, kind, length in zip(where, names, kinds, lengths, strict=True):
+        where = [folder for folder, count in zip(where, counts, strict=True) for _ in range(count)]
+        for folder, name, kind, mark, length in zip(where, names, kinds, marks, lengths, strict=True):
             path = (b"", *folder.split(b"/"), name) if folder else (b"", name) if name else (b"",)
             wrong, extents = {b"", b".", b".."} & {*path[1:]} or b"\0" in folder + name or b"/" in name, []
             check(not wrong, f"{path} is no path")
             for chunk, gap, blocks in islice(rows, length):
                 end, last = gap + (end if chunk == last else 0) + blocks, chunk
                 extents.append((m, m["chunks"][chunk], 512 * (end - blocks), 512 * end))
-            yield path, (kind == 2, extents)
+            yield path, (kind == 2, extents, kind != 2 or mark & 16)
 
     def write_tar(self, names: list[str]) -> None:
         """Sections 7 to 9: fold the catalogs of a chain, and write the archive to standard output."""
-        tree, parent = dict[tuple[bytes, ...], Any](), ""
+        tree, parents = dict[tuple[bytes, ...], Any](), set[str]()
         for m in map(self.manifest, names):
-            check(m["parent"]["hash"] == parent if parent else m["kind"] == "full", "its parent is missing")
-            parent, layer = m["hash"], dict(entry for row in m["catalog"] for entry in self.entries(m, row))
-            cut = {path for path in layer if not layer[path][0] and path in tree and tree[path][0]}
+            check(m["parent"]["hash"] in parents if parents else m["kind"] == "full", "its parent is missing")
+            parents, rows = m["hashes"], m["catalog"]
+            layer = dict(entry for row in rows for entry in self.entries(m, row))
+            cut = {path for path in layer if layer[path][2] and path in tree and tree[path][0]}
             tree = {p: e for p, e in tree.items() if cut.isdisjoint(p[:i] for i in range(len(p)))} | layer
         for path in sorted(tree, key=lambda path: (path, b"") if tree[path][0] else (path[:-1], path[-1])):
             sys.stdout.buffer.writelines(self.fetch(m, row, True)[a:b] for m, row, a, b in tree[path][1])
@@ -184,16 +187,21 @@ if __name__ == "__main__":
     try:
         os.chdir(arguments.directory)
         repository, Repository.reading = Repository(), arguments.directory
-        found = sorted(glob.glob(f"volumes/{arguments.volume}/manifests/[0-9]*-[0-9]*-*-*-{'[0-9a-f]' * 16}"))
-        highest = {name.rsplit("-", 4)[0]: name for name in found if arguments.list}.values()  # generations
-        for m in map(repository.manifest, highest):
+        found = sorted(glob.glob(f"volumes/{arguments.volume}/manifests/{'[0-9]' * 10}-*-*-*-*[0-9a-f]"))
+        parts = {name: os.path.basename(name).split("-") for name in found}
+        spans = {name: (int((*part, part[0])[5]), int(part[0])) for name, part in parts.items()}  # section 15
+        stood = {number for first, last in spans.values() for number in range(first, last)}
+        highest = {spans[name][1]: name for name in found if spans[name][1] not in stood}  # generations
+        for m in map(repository.manifest, highest.values() if arguments.list else ()):
             print(m["snapshot"], m["time"], m["kind"], "" if m["completeness"]["complete"] else "INCOMPLETE")
         if not arguments.list:
-            chain = [name for name in found if arguments.snapshot in ("latest", name[-16:])][-1:]
+            chain = [name for name in found if arguments.snapshot in ("latest", parts[name][4])][-1:]
             check(chain and len({*map(os.path.dirname, found)}) == 1, f"not one {arguments.snapshot}")
-            ids = {name[-16:]: name for name in found}
-            while chain[0][-21:-16] != "full-" and (m := repository.manifest(chain[0])):
-                chain.insert(0, ids.get(m["parent"]["snapshot"], "its parent, which is missing"))
+            while parts[chain[0]][3] != "full":
+                parent, first = repository.manifest(chain[0])["parent"]["snapshot"], spans[chain[0]][0]
+                over = [name for name in found if spans[name][0] < first <= spans[name][1] + 1]
+                over.sort(key=lambda name: parts[name][4] == parent)
+                chain.insert(0, over[-1] if over else "its parent, which is missing")
             repository.write_tar(chain)
     except Exception as error:
         sys.exit(f"recover.py: {Repository.reading}: {str(error) or type(error).__name__ + ' (other key?)'}")

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import sqlite3
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from blake3 import blake3
 from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _ALIAS: Final = int(Flag.ALIAS)
 _REGULAR: Final = int(Kind.REGULAR)
 _UNSETTLED: Final = int(Flag.UNSETTLED | Flag.CHANGED)
@@ -36,7 +37,7 @@ LOCK_TIMEOUT_S: Final = 10.0
 SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE directory(key BLOB PRIMARY KEY, path BLOB NOT NULL, entries BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE chunk(id INTEGER PRIMARY KEY, name_hash BLOB NOT NULL, ref BLOB NOT NULL);
+CREATE TABLE chunk(id INTEGER PRIMARY KEY, name_hash BLOB NOT NULL, ref BLOB NOT NULL, uses INTEGER NOT NULL);
 CREATE TABLE unsettled(directory BLOB, path BLOB, PRIMARY KEY(directory, path)) WITHOUT ROWID;
 CREATE TABLE link(inode INTEGER, path BLOB, PRIMARY KEY(inode, path)) WITHOUT ROWID;
 """
@@ -222,7 +223,10 @@ class State:
         return [bytes(row[0]) for row in rows]
 
     def chunks(self) -> dict[int, ChunkRef]:
-        """The chunk table: every chunk that committed entries name, by its id."""
+        """The chunk table, by its ids: every chunk that entries name, and none that they did once.
+
+        What no entry of the head names a prune may delete; what one names a manifest that counts refers to.
+        """
         rows = self._reader.execute("SELECT id, ref FROM chunk")
         return {number: self._decode_ref(_checked(ref)) for number, ref in rows}
 
@@ -333,6 +337,7 @@ class StateUpdate:
         self._db = state._db
         self._encode = state._encode
         self._rows: list[tuple[bytes, bytes, bytes]] = []
+        self._uses: Counter[int] = Counter()
         self.committed = False
 
     def put(self, listing: Listing, before: list[Entry] | None = None) -> None:
@@ -340,8 +345,10 @@ class StateUpdate:
         directory, entries = listing
         key = directory_key(directory)
         self._counter.add(entries, 1)
+        self._uses.update(_chunks_of(entries))
         if before:
             self._counter.add(before, -1)
+            self._uses.subtract(_chunks_of(before))
             self._unlink(directory, before)
             if any(entry.flags & _UNSETTLED for entry in before):
                 self._db.execute("DELETE FROM unsettled WHERE directory = ?", (directory,))
@@ -374,15 +381,20 @@ class StateUpdate:
             self._db.executemany("INSERT OR REPLACE INTO link VALUES (?, ?)", rows)
 
     def put_chunks(self, refs: dict[int, ChunkRef]) -> None:
-        """Add rows to the chunk table."""
+        """Add rows to the chunk table; of those that no entry names nothing stays."""
         self._db.executemany(
-            "INSERT OR REPLACE INTO chunk VALUES (?, ?, ?)",
+            "INSERT INTO chunk VALUES (?, ?, ?, 0) ON CONFLICT(id) DO UPDATE SET ref = excluded.ref",
             [(number, ref.name_hash, _with_check(self._encode(ref))) for number, ref in refs.items()],
         )
+        self._uses.update(dict.fromkeys(refs, 0))
 
-    def drop_chunks(self, numbers: Iterable[int]) -> None:
-        """Remove rows that no entry names any more."""
-        self._db.executemany("DELETE FROM chunk WHERE id = ?", [(number,) for number in numbers])
+    def _count_uses(self) -> None:
+        """Tell the chunk table by how many extents more or fewer each is named."""
+        changed = [(uses, number) for number, uses in self._uses.items()]
+        self._db.executemany("UPDATE chunk SET uses = uses + ? WHERE id = ?", changed)
+        numbers = [(number,) for number in self._uses]
+        self._db.executemany("DELETE FROM chunk WHERE id = ? AND uses <= 0", numbers)
+        self._uses.clear()
 
     @property
     def counts(self) -> TreeCounts:
@@ -395,6 +407,7 @@ class StateUpdate:
         Not `scanned`: the volume has not been held against it.
         """
         self._flush()
+        self._count_uses()
         self._state._put_meta("counts", msgspec.msgpack.encode(self.counts))
         self._state._put_meta("scanned", b"\1" if scanned else b"\0")
         self._state._put_meta("head", msgspec.msgpack.encode(head))
@@ -402,6 +415,12 @@ class StateUpdate:
         if newest is None or head.sequence >= newest[0]:
             self._state._put_meta("newest", msgspec.msgpack.encode((head.sequence, head.snapshot)))
         self.committed = True
+
+
+def _chunks_of(entries: list[Entry]) -> list[int]:
+    """The chunk of each extent."""
+    headers = [entry.header.chunk for entry in entries if entry.header]
+    return headers + [extent.chunk for entry in entries for extent in entry.content]
 
 
 def has_names(entry: Entry) -> bool:

@@ -1,4 +1,4 @@
-"""`smsnap prune`: remove what no recovery point refers to."""
+"""`smsnap prune`: apply the retention policy, and remove what no recovery point refers to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text, utc_text
 from smsnapd.errors import DamageError, SmsnapError
+from smsnapd.format.names import GarbageName
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 EXAMPLES = """
 smsnap prune                    every volume of the repository
 smsnap prune --volume nb        one volume
-smsnap prune --dry-run          what would be listed, and what would be deleted now
+smsnap prune --dry-run          what would go, be listed, and be deleted now
 """
 REPORT = """
-{"dry_run": true or false, "volumes": [{"volume",
+{"dry_run": true or false, "volumes": [{"volume", "removed", "recovery_points",
  "marked": true or false, "listed": {"objects", "bytes"},
  "deleted": {"objects", "bytes"},
  "waiting": {"objects", "bytes"}, "waiting_until": time or null,
@@ -31,18 +32,20 @@ REPORT = """
  "uploads_abandoned", "may_delete": true or false,
  "findings": [{"object", "problem"}], "notes": [text],
  "error": null or {"error", "what", "why", "hint", "exit_status"}}]}
+"removed" are recovery points that the policy let go, "recovery_points" those that stay;
 "marked" is false if another writer has the volume's lease: its own prune lists then.
-With --dry-run "listed" and "deleted" are what would be.
+With --dry-run "removed", "listed" and "deleted" are what would be.
 """
 
 
 @verb("prune", examples=EXAMPLES, report=REPORT)
-@click.option("--dry-run", is_flag=True, help="Change nothing; say what would be listed and deleted.")
+@click.option("--dry-run", is_flag=True, help="Change nothing; say what would go.")
 def prune(dry_run: bool) -> int:
-    """Remove what no recovery point refers to: what runs left that were cut off, and fenced manifests.
+    """Let recovery points go as [retention] says, and remove what none refers to any more.
 
-    Every recovery point stays: this version applies nothing of [retention] but its grace. What is found
-    is put on a signed list first; it is deleted by a prune after [retention] grace (72 hours), by the
+    The newest recovery point stays, and those that have a tag (smsnap tag). Of the others that go the
+    changes are folded into the next one that stays: it restores as before. What is not needed then is put
+    on a signed list first; it is deleted by a prune after [retention] grace (72 hours), by the
     clock of the store, if nothing refers to it by then. Backups and restores may run meanwhile, and a
     prune that was interrupted is finished by the next.
 
@@ -52,6 +55,7 @@ def prune(dry_run: bool) -> int:
     Who may not delete lists only; somebody who may runs it elsewhere (for S3: smsnap iam-policy pruner).
     Exit status 13 means damage: of a volume with a manifest that is damaged or missing nothing is removed.
     """
+    from smsnapd.daemon.protection import retention_policy
     from smsnapd.engine.prune import PruneRequest, run_prune
 
     session = Session.current()
@@ -61,6 +65,7 @@ def prune(dry_run: bool) -> int:
         dry_run=dry_run,
         state_dir=session.state_dir,
         lock_s=session.settings.lock_s,
+        policy=retention_policy(session.config),
     )
     with session.repository(contents=False) as repository, session.progress() as progress:
         report = run_prune(repository, request, progress)
@@ -93,7 +98,8 @@ def _report(session: Session, report: PruneReport, dry_run: bool) -> None:
 
 def _tell(session: Session, pruned: VolumePruned, dry_run: bool) -> None:
     for name, problem in pruned.refused:
-        output.line(f"damaged: {name}: {problem}; nothing is deleted by it")
+        effect = "; nothing is deleted by it" if GarbageName.parse(name) else ""
+        output.line(f"damaged: {name}: {problem}{effect}")
     if session.options.quiet:
         return
     for text in pruned.notes:
@@ -105,6 +111,8 @@ def _tell(session: Session, pruned: VolumePruned, dry_run: bool) -> None:
 def _sentence(pruned: VolumePruned, dry_run: bool) -> str:
     would = "would be " if dry_run else ""
     parts = [f"{_amount(pruned.deleted)} {would}deleted", f"{_amount(pruned.listed)} {would}listed"]
+    if pruned.removed:
+        parts.insert(0, f"{pruned.removed:,} recovery points {would}let go, {pruned.points:,} stay")
     if pruned.waiting.objects:
         until = pruned.waiting_until_us
         when = f" until {local_text(until)}" if until is not None else ""
@@ -126,6 +134,8 @@ def _volume_object(pruned: VolumePruned) -> dict[str, Any]:
     until = pruned.waiting_until_us
     return {
         "volume": pruned.volume,
+        "removed": pruned.removed,
+        "recovery_points": pruned.points,
         "marked": pruned.marked,
         "listed": pruned.listed._asdict(),
         "deleted": pruned.deleted._asdict(),

@@ -24,6 +24,7 @@ from smsnapd.store.pacing import SharedFile, shared_file
 
 if TYPE_CHECKING:
     from smsnapd.engine.backup import BackupRequest
+    from smsnapd.engine.retention import Policy
     from smsnapd.repository import Credentials
 
 
@@ -140,6 +141,21 @@ def backup_request(config: Config, volume: str) -> BackupRequest:
         level=config.backup.compression_level,
         grace_s=config.retention.grace.total_seconds(),
         environment=EnvironmentRequest() if config.backup.environment else None,
+    )
+
+
+def retention_policy(config: Config) -> Policy:
+    """Which recovery points stay, as configured."""
+    from smsnapd.engine.retention import Policy
+
+    retention = config.retention
+    return Policy(
+        keep_within_s=retention.keep_within.total_seconds(),
+        hourly=retention.hourly,
+        daily=retention.daily,
+        weekly=retention.weekly,
+        monthly=retention.monthly,
+        yearly=retention.yearly,
     )
 
 

@@ -73,8 +73,8 @@ class Reporter:
         """A prune has been done. Lists that are not to be believed are damage, as a check would find it."""
         elapsed_s = self._clock() - self._began_s
         _log.info(
-            "pruned: %d objects (%d bytes) deleted, %d listed, %d waiting",
-            done.deleted.objects, done.deleted.bytes, done.listed.objects, done.waiting.objects,
+            "pruned: %d recovery points let go, %d objects (%d bytes) deleted, %d listed, %d waiting",
+            done.removed, done.deleted.objects, done.deleted.bytes, done.listed.objects, done.waiting.objects,
         )  # fmt: skip
         for note in done.notes:
             _log.info("%s", note)

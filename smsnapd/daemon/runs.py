@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 from smsnapd.daemon import considerate
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.plan import Plan
+from smsnapd.daemon.protection import retention_policy
 from smsnapd.engine.backup import BackupOutcome, begun_here, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.history import History
@@ -117,14 +118,22 @@ class Runs:
         return run_check(self._opened(), plan.settings, request, progress)
 
     def prune(self, progress: Progress) -> VolumePruned:
-        """List this volume's garbage, and delete what was listed long enough ago. Raises as a backup does."""
+        """Let recovery points go as configured, list garbage, and delete what was listed long enough ago.
+
+        Raises as a backup does.
+        """
         plan, repository = self._plan, self._opened()
         place = plan.request.volume, plan.request.grace_s
         # Lists are made under the lease. What was begun under this one, a data key too, is given up with it.
         if self._tenure is not None:
             self._tenure.release()
         try:
-            asked = PruneRequest(*place, state_dir=plan.request.state_dir, lock_s=plan.settings.lock_s)
+            asked = PruneRequest(
+                *place,
+                state_dir=plan.request.state_dir,
+                lock_s=plan.settings.lock_s,
+                policy=retention_policy(plan.config),
+            )
             (pruned,) = run_prune(repository, asked, progress).volumes
         finally:
             considerate.give_back_memory()

@@ -22,6 +22,7 @@ from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener, Fetcher
 from smsnapd.repository.garbage import load_garbage
 from smsnapd.repository.manifests import Recorded
+from smsnapd.repository.tags import read_tags
 from smsnapd.state import State
 from smsnapd.store.base import StoreSettings
 
@@ -77,6 +78,7 @@ class _Volume:
     name: str
     sizes: dict[str, int]
     recorded: list[Recorded] = field(default_factory=list)
+    history: History | None = None
     refs: dict[str, ChunkRef] = field(default_factory=dict)
 
 
@@ -176,6 +178,7 @@ class _Check:
         self._chains(volume)
         self._data_keys(volume)
         self._garbage(volume)
+        self._tags(volume)
         self._presence(volume)
         if self._request.read_data is not None:
             self._contents(volume, *self._request.read_data)
@@ -183,7 +186,7 @@ class _Check:
         return (recorded.name.snapshot for recorded in volume.recorded)
 
     def _manifests(self, volume: _Volume) -> None:
-        history = History.load(self._repository, volume.name)
+        history = volume.history = History.load(self._repository, volume.name)
         self._fenced += [name.object_name() for name in history.fenced if name not in history.refused]
         for name in history.names_of_revoked():
             self._notes.append(f"{name.object_name()} is fenced and a revoked writer's; it does not count")
@@ -192,8 +195,8 @@ class _Check:
         previous: Recorded | None = None
         expected = 1
         for name in history.names:
-            if name.sequence != expected:
-                self._find(names.manifests_prefix(volume.name), gap_text(expected, name.sequence - 1))
+            if name.begins > expected:
+                self._find(names.manifests_prefix(volume.name), gap_text(expected, name.begins - 1))
                 previous = None
             expected = name.sequence + 1
             previous = self._manifest(volume, history, name, previous)
@@ -215,7 +218,7 @@ class _Check:
         volume.recorded.append(recorded)
         if previous is not None:
             self._try(name.object_name(), check_link, previous, recorded)
-        elif name.sequence == 1 and recorded.manifest.parent is not None:
+        elif name.begins == 1 and recorded.manifest.parent is not None:
             self._find(name.object_name(), "it is the first and names a parent")
         self._collect(volume, recorded.manifest)
         return recorded
@@ -235,7 +238,8 @@ class _Check:
 
     def _lease_record(self, volume: _Volume, name: str) -> None:
         lease = Lease.decode(self._store.get(name), volume.name, self._repository.id)
-        highest = max((recorded.name.generation for recorded in volume.recorded), default=0)
+        written = (recorded.name for recorded in volume.recorded if not recorded.name.first)
+        highest = max((name.generation for name in written), default=0)
         if lease.generation < highest:
             why = f"its generation {lease.generation} is below a manifest's {highest}: it is an old one"
             raise DamageError(f"read {name}", why)
@@ -281,6 +285,10 @@ class _Check:
         if loaded is not None and loaded.is_revoked:
             self._notes.append(f"{name.object_name()} is a revoked writer's; nothing is deleted by it")
 
+    def _tags(self, volume: _Volume) -> None:
+        """What a tag keeps must be known, or nothing can be let go."""
+        self._try(names.tags_prefix(volume.name), read_tags, self._repository, volume.name)
+
     def _presence(self, volume: _Volume) -> None:
         for name, ref in volume.refs.items():
             if name not in volume.sizes:
@@ -324,8 +332,7 @@ class _Check:
                 "would not show; give --expect-head"
             )
             return
-        known = {(recorded.name.sequence, recorded.name.snapshot) for recorded in volume.recorded}
-        if newest not in known:
+        if volume.history is None or not volume.history.accounts_for(*newest):
             self._find(
                 names.manifests_prefix(volume.name),
                 f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off",

@@ -62,8 +62,3 @@ class ChunkTable:
     def __getitem__(self, number: int) -> ChunkRef:
         """The chunk with a number."""
         return self._refs[number]
-
-    @property
-    def numbers(self) -> set[int]:
-        """Every number in use."""
-        return set(self._refs)

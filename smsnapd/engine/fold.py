@@ -1,5 +1,7 @@
 """Trees out of catalogs: layers folded into one tree, and the tree checked (FORMAT.md, section 8, "Folding").
 
+Incrementals alone are merged into one layer, which does to any tree below what they do one after the other.
+
 Everything here is a stream of listings in catalog order. What is held at a time is the current listing of
 each layer, and what the directories above it have that matters for those below.
 """
@@ -13,16 +15,19 @@ from itertools import islice
 from operator import attrgetter, lt
 from typing import Final, Generic, TypeVar
 
+import msgspec
+
 from smsnapd.engine.selection import Selection, select
 from smsnapd.errors import DamageError
 from smsnapd.format.catalog import Order
 from smsnapd.model import Entry, Flag, Kind, Listing, directory_key, join_path
 
-__all__ = ["Selection", "checked", "find_entry", "fold", "select"]
+__all__ = ["Selection", "checked", "find_entry", "fold", "merge", "select"]
 
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _DIRECTORY: Final = int(Kind.DIRECTORY)
 _ALIAS: Final = int(Flag.ALIAS)
+_ANEW: Final = int(Flag.ANEW)
 _NAME: Final = attrgetter("name")
 _READ: Final = "read the tree of the snapshot"
 
@@ -35,11 +40,28 @@ def fold(layers: Sequence[Iterable[Listing]]) -> Iterator[Listing]:
     Each layer is a stream of listings in catalog order, read once and lazily. A directory that one layer
     alone has passes through uncopied; one that several have may come in more listings than it had.
     """
-    heap: list[tuple[bytes, int, _Layer]] = []
-    for number, stream in enumerate(layers):
-        layer = _Layer(number, stream)
-        if layer.listing is not None:
-            heap.append((layer.key, number, layer))
+    for listing in _folded([_Layer(number, stream) for number, stream in enumerate(layers)]):
+        kinds = [0 if entry.flags & _ANEW else entry.kind for entry in listing.entries]
+        if 0 not in kinds:
+            yield listing
+        elif alive := [_unmarked(entry) for entry in listing.entries if entry.kind]:
+            yield Listing(listing.directory, alive)
+
+
+def merge(layers: Sequence[Iterable[Listing]]) -> Iterator[Listing]:
+    """The one layer that does what `layers`, oldest first, do: the newest entry of each path.
+
+    None of them is a full. Tombstones stay, those too of what the layers themselves brought: so the layer may
+    lie over a tree that has some of them already. A directory that took the place of something else, at any
+    time in them, is marked `Flag.ANEW`.
+    """
+    # Numbered from 1: what is below them all is not known, and so has to be removed by name or by mark.
+    return _folded([_Layer(number, stream) for number, stream in enumerate(layers, 1)])
+
+
+def _folded(layers: list[_Layer]) -> Iterator[Listing]:
+    """As `merge`; layer 0 is a full, for which nothing is removed below it."""
+    heap = [(layer.key, layer.number, layer) for layer in layers if layer.listing is not None]
     heapify(heap)
     ancestors: _Ancestors[tuple[int, dict[bytes, int]]] = _Ancestors()
     while heap:
@@ -178,7 +200,9 @@ def _directory(
     for layer in group:
         while listing := layer.at(key):
             layer.advance()
-            yield from _alive(listing, layer.number, cuts)
+            if layer.number:
+                _note_cuts(listing.entries, layer.number, cuts)
+            yield listing
     if cuts:
         ancestors.enter(key, (level, cuts))
 
@@ -193,17 +217,6 @@ def _level(key: bytes, ancestors: _Ancestors[tuple[int, dict[bytes, int]]]) -> i
     return max(level, cuts.get(key[start:].partition(b"\0")[0], 0))
 
 
-def _alive(listing: Listing, number: int, cuts: dict[bytes, int]) -> Iterator[Listing]:
-    """`listing`, of layer `number` alone, without tombstones."""
-    kinds = [entry.kind for entry in listing.entries]
-    if number:
-        _note_cuts(listing.entries, number, cuts)
-    if _TOMBSTONE not in kinds:
-        yield listing
-    elif any(kinds):
-        yield Listing(listing.directory, [entry for entry in listing.entries if entry.kind])
-
-
 def _window(group: list[_Layer], cuts: dict[bytes, int]) -> Iterator[Listing]:
     """The entries up to the first name at which one of the layers needs its next listing."""
     listings = [layer.listing for layer in group if layer.listing is not None]
@@ -215,14 +228,22 @@ def _window(group: list[_Layer], cuts: dict[bytes, int]) -> Iterator[Listing]:
         newest.update({entry.name: entry for entry in entries})
         if layer.number:
             _note_cuts(entries, layer.number, cuts)
-    alive = [entry for entry in newest.values() if entry.kind]
-    if alive:
-        alive.sort(key=_NAME)
-        yield Listing(directory, alive)
+    for name in cuts.keys() & newest.keys():
+        if newest[name].kind == _DIRECTORY:
+            newest[name] = _marked(newest[name])
+    yield Listing(directory, sorted(newest.values(), key=_NAME))
 
 
 def _note_cuts(entries: list[Entry], number: int, cuts: dict[bytes, int]) -> None:
-    cuts.update({entry.name: number for entry in entries if entry.kind != _DIRECTORY})
+    cuts.update({e.name: number for e in entries if e.kind != _DIRECTORY or e.flags & _ANEW})
+
+
+def _marked(directory: Entry) -> Entry:
+    return msgspec.structs.replace(directory, flags=directory.flags | _ANEW)
+
+
+def _unmarked(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, flags=entry.flags & ~_ANEW) if entry.flags & _ANEW else entry
 
 
 def _check_root(listing: Listing) -> None:

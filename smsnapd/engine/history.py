@@ -77,6 +77,8 @@ class History:
         self.names = listed.counting
         self.fenced = listed.fenced
         self.refused = listed.refused
+        self.replaced = listed.replaced
+        self.shortcuts = listed.shortcuts
         self._recorded: dict[ManifestName, Recorded] = {}
         self._revoked = heads_of_revoked(repository, volume)
         self._believed: set[tuple[bytes, ManifestName]] = set()
@@ -116,7 +118,7 @@ class History:
             passed.append(self._loaded(name))
             if len(passed) > 1:
                 check_link(passed[-2], passed[-1])
-            if passed[-1].hash in self._revoked[writer_id]:
+            if passed[-1].hashes & self._revoked[writer_id]:
                 break
         else:
             raise DamageError(
@@ -140,10 +142,20 @@ class History:
     def highest_generation(self) -> int:
         """The highest generation of a lease that a manifest was written under; 0 if there is none.
 
+        What stands for others was written without one.
         Whoever has a revoked writer's key could make up the highest one there is, behind which none follows.
         """
         trusted = self.names if self._revoked else (*self.names, *self.fenced)
-        return max((name.generation for name in trusted), default=0)
+        return max((name.generation for name in trusted if not name.first), default=0)
+
+    def accounts_for(self, sequence: int, snapshot: str) -> bool:
+        """Whether this recovery point is there, or a replacement is that stands for it."""
+        return any(
+            name.snapshot == snapshot
+            if name.sequence == sequence
+            else name.begins <= sequence < name.sequence
+            for name in self.names
+        )
 
     @cached_property
     def _opened(self) -> tuple[tuple[SnapshotSummary, ...], tuple[Damaged, ...]]:
@@ -221,15 +233,15 @@ def gap_text(first: int, last: int) -> str:
 
 
 def check_link(before: Recorded, after: Recorded) -> None:
-    """DamageError unless `after` is the manifest right behind `before`."""
-    if after.name.sequence != before.name.sequence + 1:
+    """DamageError unless `after` is a manifest right behind `before`, or one that overlaps it."""
+    if after.name.begins > before.name.sequence + 1:
         raise DamageError(
             f"follow the chain of volume {after.name.volume}",
-            gap_text(before.name.sequence + 1, after.name.sequence - 1),
+            gap_text(before.name.sequence + 1, after.name.begins - 1),
             "recovery points before them can still be restored",
         )
     parent = after.manifest.parent
-    if parent is None or parent.manifest_hash != before.hash or parent.snapshot != before.name.snapshot:
+    if parent is None or parent.manifest_hash not in before.hashes:
         raise DamageError(
             f"follow the chain of volume {after.name.volume}",
             f"{after.name.object_name()} does not follow from {before.name.object_name()}",

@@ -79,10 +79,7 @@ def _make_anew(
 def rolled_back(history: History, state: State) -> bool:
     """Whether the repository lacks a snapshot that was committed from here: its newest end was cut off."""
     newest = state.newest_seen
-    if newest is None:
-        return False
-    sequence, snapshot = newest
-    return not any(name.sequence == sequence and name.snapshot == snapshot for name in history.names)
+    return newest is not None and not history.accounts_for(*newest)
 
 
 def continued_elsewhere(history: History, state: State, filesystem: str) -> str:

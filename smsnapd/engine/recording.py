@@ -14,6 +14,7 @@ from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
 from smsnapd.format.catalog import CatalogWriter, halve_segment
 from smsnapd.format.codec import Context, ObjectType, chunk_hash, open_sealed, seal, stored_hash
+from smsnapd.format.keys import WriteKey
 from smsnapd.format.manifest import Owner, Owners
 from smsnapd.model import ChunkRef, Entry, Listing, directory_key
 from smsnapd.repository import Repository
@@ -25,14 +26,24 @@ CATALOG_LEVEL = 3
 class CatalogBuilder:
     """Takes listings in catalog order; seals and stores their segments.
 
-    `rows` maps chunk numbers of the run to rows of the manifest's chunk table, in order of first use.
+    `rows` maps chunk numbers of the run to rows of the manifest's chunk table, in order of first use. The
+    segments are those of `write_key`, by default of the repository's.
     """
 
-    def __init__(self, repository: Repository, volume: str, attach_limit: int) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        volume: str,
+        attach_limit: int,
+        *,
+        write_key: WriteKey | None = None,
+        rows: dict[int, int] | None = None,
+    ) -> None:
         self._repository = repository
         self._volume = volume
-        self._keys = repository.volume_keys(volume)
-        self.rows: dict[int, int] = {}
+        self._key = write_key or repository.write_key
+        self._names_key = self._key.volume(volume).catalog_names
+        self.rows: dict[int, int] = {} if rows is None else rows
         self._writer = CatalogWriter(rows=self.rows)
         self._attachable = attach_limit
         self._uids: set[int] = set()
@@ -56,8 +67,8 @@ class CatalogBuilder:
 
     def _store(self, content: bytes) -> None:
         """Seal a segment; `segments` gets its place and, if it is to be attached, its bytes."""
-        key = self._repository.write_key
-        name_hash = chunk_hash(self._keys.catalog_names, content)
+        key = self._key
+        name_hash = chunk_hash(self._names_key, content)
         name = names.catalog_name(self._volume, name_hash, key.writer_id)
         context = Context(self._repository.id, self._volume, name)
         sealed = seal(
@@ -93,7 +104,7 @@ class CatalogBuilder:
         except ObjectExistsError:
             # The same content, stored before under another salt: by a run cut off, or unchanged since.
             stored = self._repository.store.get(name)
-            open_sealed(stored, ObjectType.CATALOG, self._repository.write_key.catalog_key, context)
+            open_sealed(stored, ObjectType.CATALOG, self._key.catalog_key, context)
             return ChunkRef(ref.name_hash, ref.key_id, ref.length, len(stored), stored_hash(stored))
         return ref
 

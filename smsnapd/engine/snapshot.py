@@ -162,7 +162,7 @@ class SnapshotWriter:
             self._look_again(tenure, table, catalog.rows, manifest)
             self._check_held()
             committed = commit_manifest(self._repository, lease, manifest, attachments.data())
-            self._update_index(update, committed, table, set(catalog.rows), full)
+            self._update_index(update, committed, table, set(catalog.rows))
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
@@ -330,11 +330,9 @@ class SnapshotWriter:
         )
 
     def _update_index(
-        self, update: StateUpdate, committed: Committed, table: ChunkTable, named: set[int], full: bool
+        self, update: StateUpdate, committed: Committed, table: ChunkTable, named: set[int]
     ) -> None:
         """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
-        if full:
-            update.drop_chunks(table.numbers - named)
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         head = head_of(committed, self._scanned.root, self._scanned.filesystem)
         update.commit(head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from smsnapd.engine.fold import checked, fold
+from smsnapd.engine.fold import checked, fold, merge
 from smsnapd.engine.image.listing import image_listings
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.catalog import Order, decode_segment
@@ -38,6 +38,12 @@ class SnapshotTree:
     def newest(self) -> Manifest:
         """The manifest of the recovery point."""
         return self._chain[-1].manifest
+
+    @property
+    def environment(self) -> bytes | None:
+        """The hash in the name of the newest environment report's chunk; None if there is no report."""
+        found = (recorded.manifest.environment for recorded in reversed(self._chain))
+        return next((name_hash for name_hash in found if name_hash is not None), None)
 
     @property
     def image(self) -> Image | None:
@@ -93,6 +99,14 @@ class SnapshotTree:
     def base(self) -> Manifest:
         """The manifest of the full."""
         return self._chain[0].manifest
+
+    def merged(self) -> Iterator[Listing]:
+        """What all the catalogs together say: of a full and what follows it the tree, else one layer."""
+        if self.is_bare_image:
+            return self._layer(0)
+        if self._chain[0].name.kind == "full":
+            return self.listings()
+        return merge([self._layer(number) for number in range(len(self._chain))])
 
     def layer(self) -> Iterator[Listing]:
         """What the recovery point's own catalog says, tombstones included."""

@@ -30,6 +30,7 @@ class ObjectType(enum.IntEnum):
     CATALOG = 2
     MANIFEST = 3
     GARBAGE = 4
+    TAG = 5
 
 
 CONTENT_LIMITS: Final = {
@@ -37,6 +38,7 @@ CONTENT_LIMITS: Final = {
     ObjectType.CATALOG: 64 * 1024 * 1024,
     ObjectType.MANIFEST: 64 * 1024 * 1024,
     ObjectType.GARBAGE: 16 * 1024 * 1024,
+    ObjectType.TAG: 64 * 1024,
 }
 """Bytes of the largest content before compression."""
 

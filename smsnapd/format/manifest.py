@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, Literal, NamedTuple, get_args
 
 from blake3 import blake3
@@ -24,7 +25,10 @@ from smsnapd.format.table import (
 )
 from smsnapd.model import ChunkRef, path_bytes, path_text
 
-KNOWN_EXTENSIONS: Final[frozenset[str]] = frozenset({EXTENSION})
+STANDS_FOR: Final = "stands-for"
+"""The extension that manifests use which stand for several."""
+
+KNOWN_EXTENSIONS: Final[frozenset[str]] = frozenset({EXTENSION, STANDS_FOR})
 """What this version understands of `must_understand`."""
 
 Consistency = Literal["live", "read-only", "freeze"]
@@ -38,6 +42,13 @@ class ParentRef(NamedTuple):
     """The manifest with the sequence before: its snapshot (16 hex digits) and hash (32 bytes)."""
 
     snapshot: str
+    manifest_hash: bytes
+
+
+class StoodFor(NamedTuple):
+    """A manifest that another stands for: its sequence, and the hash of its whole object (32 bytes)."""
+
+    sequence: int
     manifest_hash: bytes
 
 
@@ -102,7 +113,9 @@ class Owners:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a manifest says. Times are in microseconds since the epoch; `parent` is None for sequence 1.
+    """What a manifest says. Times are in microseconds since the epoch; `parent` is None if it begins at 1.
+
+    `stands_for` is of a replacement or shortcut: the manifests that it can be taken for, sorted.
 
     A row of `chunks` or `catalog` has in `manifest` "" for an object of its own, this manifest's
     object name if it is attached here, or that of the manifest that it is attached to. `image` is that of
@@ -128,6 +141,7 @@ class Manifest:
     image: Image | None = None
     environment: bytes | None = None
     roster: RosterRef | None = None
+    stands_for: tuple[StoodFor, ...] = ()
 
     @property
     def mode(self) -> Literal["tar", "block"]:
@@ -168,10 +182,11 @@ def encode_manifest(
         _check_attached(decoded, memoryview(attachments), what)
     except DamageError as error:
         raise SmsnapError(what, f"a reader would refuse it: {error.why}") from error
-    if (decoded.chunks, decoded.catalog, decoded.parent) != (
+    if (decoded.chunks, decoded.catalog, decoded.parent, decoded.stands_for) != (
         manifest.chunks,
         manifest.catalog,
         manifest.parent,
+        manifest.stands_for,
     ):
         raise SmsnapError(what, "a reader would understand something else")
     context = Context(write_key.repository_id, manifest.name.volume, name)
@@ -211,9 +226,10 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
     if any(ref.key_id != write_key.writer_id for ref in manifest.catalog):
         raise SmsnapError(what, "a segment of its catalog is another writer's", "take a full")
     parent, image, report = manifest.parent, manifest.image, manifest.environment
+    extensions = [STANDS_FOR] * bool(manifest.name.first) + [EXTENSION] * (image is not None)
     return {
         "format": 1,
-        "must_understand": [] if image is None else [EXTENSION],
+        "must_understand": extensions,
         "repository": manifest.repository_id.hex(),
         "volume": manifest.name.volume,
         "snapshot": manifest.name.snapshot,
@@ -241,11 +257,19 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
         **({} if image is None else {"image": image_members(image)}),
         **({} if report is None else {"environment": report.hex()}),
         **_roster_members(manifest.roster),
+        **_stands_for_members(manifest),
     }
 
 
 def _roster_members(roster: RosterRef | None) -> dict[str, object]:
     return {} if roster is None else {"roster": {"sequence": roster.sequence, "hash": roster.hash.hex()}}
+
+
+def _stands_for_members(manifest: Manifest) -> dict[str, object]:
+    if not manifest.name.first:
+        return {}
+    rows = [{"sequence": row.sequence, "hash": row.manifest_hash.hex()} for row in manifest.stands_for]
+    return {"first": manifest.name.first, "shortcut": manifest.name.is_shortcut, "stands_for": rows}
 
 
 def _text(text: str) -> str:
@@ -279,7 +303,8 @@ def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: byt
         repository_id=repository_id,
         name=name,
         finished_us=members.time_us("finished"),
-        parent=_parent(members, name.sequence),
+        parent=_parent(members, name),
+        stands_for=_stands_for(members, name),
         program=members.text("program"),
         host=members.text("host"),
         source=Source(source.text("path"), source.text("filesystem")),
@@ -352,15 +377,34 @@ def _roster(members: Members) -> RosterRef | None:
     return RosterRef(roster.integer("sequence", 1, NUMBER_MAX), roster.hex("hash", 32))
 
 
-def _parent(members: Members, sequence: int) -> ParentRef | None:
-    if members.is_null("parent") != (sequence == 1):
+def _parent(members: Members, name: ManifestName) -> ParentRef | None:
+    if members.is_null("parent") != (name.begins == 1):
         members.refuse("parent", "null for the first manifest and an object for the others")
-    if sequence == 1:
-        if members.text("kind") != "full":
+    if name.begins == 1:
+        if name.kind != "full":
             members.refuse("kind", "full, as the first of a volume is")
         return None
     parent = members.nested("parent")
     return ParentRef(parent.hex("snapshot", 8).hex(), parent.hex("hash", 32))
+
+
+def _stands_for(members: Members, name: ManifestName) -> tuple[StoodFor, ...]:
+    """What the manifest stands for: at least the one with its own sequence."""
+    if (STANDS_FOR in members.texts("must_understand")) != bool(name.first):
+        members.refuse("must_understand", "what the object's name says")
+    if not name.first:
+        return ()
+    if members.integer("first") != name.first or members.truth("shortcut") != name.is_shortcut:
+        members.refuse("first", "that of the object's name")
+    rows = members.objects("stands_for")
+    found = tuple(
+        StoodFor(row.integer("sequence", name.first, name.sequence), row.hex("hash", 32)) for row in rows
+    )
+    if not found or any(one >= other for one, other in pairwise(found)):
+        members.refuse("stands_for", "sorted, with none twice")
+    if found[-1].sequence != name.sequence:
+        members.refuse("stands_for", "a list with the manifest of its own sequence")
+    return found
 
 
 def _tables(

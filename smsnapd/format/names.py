@@ -46,11 +46,13 @@ _TIME_TEXT = re.compile(_TEXT_TIME)
 _IN_VOLUME = re.compile(rf"volumes/{_VOLUME}/.+")
 _MANIFEST = re.compile(
     rf"volumes/{_VOLUME}/manifests/{_NUMBER}-{_NUMBER}-{_NAME_TIME}-(full|incremental)-{_hex(8)}"
+    rf"(?:-{_NUMBER}(-shortcut)?)?"
 )
 _CHUNK = re.compile(rf"volumes/{_VOLUME}/chunks/([0-9a-f]{{2}})/{_hex(32)}-{_hex(16)}")
 _CATALOG = re.compile(rf"volumes/{_VOLUME}/catalogs/{_hex(32)}-{_hex(16)}")
 _DATA_KEY = re.compile(rf"volumes/{_VOLUME}/keys/{_hex(16)}(?:-{_NUMBER})?")
 _GARBAGE = re.compile(rf"volumes/{_VOLUME}/garbage/{_NAME_TIME}-{_hex(8)}")
+_TAG = re.compile(rf"volumes/{_VOLUME}/tags/{_NAME_TIME}-{_hex(8)}")
 _WRITER = re.compile(rf"keys/writers/{_hex(16)}(?:-{_NUMBER})?")
 _KEYSLOT = re.compile(rf"keys/slots/{_hex(8)}")
 _ROSTER = re.compile(rf"keys/roster/{_NUMBER}")
@@ -113,7 +115,11 @@ def _parse_number(text: str | None) -> int | None:
 
 
 class ManifestName(NamedTuple):
-    """What a manifest's name says. `time_us` is microseconds since the epoch, `snapshot` 16 hex digits."""
+    """What a manifest's name says. `time_us` is microseconds since the epoch, `snapshot` 16 hex digits.
+
+    `first` is 0 but for a manifest that stands for several: for those with the sequences from `first` to
+    `sequence`. A shortcut does so beside them, a replacement in their place.
+    """
 
     volume: str
     sequence: int
@@ -121,12 +127,26 @@ class ManifestName(NamedTuple):
     time_us: int
     kind: SnapshotKind
     snapshot: str
+    first: int = 0
+    is_shortcut: bool = False
+
+    @property
+    def begins(self) -> int:
+        """The lowest sequence that it stands for: its parent is the manifest with the one before."""
+        return self.first or self.sequence
+
+    @property
+    def is_replacement(self) -> bool:
+        """Whether it counts in the place of others."""
+        return bool(self.first) and not self.is_shortcut
 
     def object_name(self) -> str:
         """The full name of the manifest's object."""
         numbers = f"{_number(self.sequence)}-{_number(self.generation)}"
         moment = _name_time(self.time_us)
-        return f"{manifests_prefix(self.volume)}{numbers}-{moment}-{self.kind}-{self.snapshot}"
+        behind = f"-{_number(self.first)}" if self.first else ""
+        behind += "-shortcut" if self.is_shortcut else ""
+        return f"{manifests_prefix(self.volume)}{numbers}-{moment}-{self.kind}-{self.snapshot}{behind}"
 
     @classmethod
     def parse(cls, name: str) -> ManifestName | None:
@@ -134,13 +154,14 @@ class ManifestName(NamedTuple):
         match = _MANIFEST.fullmatch(name)
         if not match:
             return None
-        volume, sequence, generation, seconds, fraction, kind, snapshot = match.groups()
+        volume, sequence, generation, seconds, fraction, kind, snapshot, first, shortcut = match.groups()
         time_us = _microseconds(f"{seconds}.{fraction}Z")
         numbers = int(sequence), int(generation)
-        if time_us is None or 0 in numbers:
+        begins = int(first or sequence)
+        if time_us is None or 0 in (*numbers, begins) or begins > numbers[0]:
             return None
         form: SnapshotKind = "full" if kind == "full" else "incremental"
-        return cls(volume, *numbers, time_us, form, snapshot)
+        return cls(volume, *numbers, time_us, form, snapshot, int(first or 0), bool(shortcut))
 
 
 class ChunkName(NamedTuple):
@@ -189,6 +210,28 @@ class GarbageName(NamedTuple):
         return None if time_us is None else cls(volume, time_us, id_)
 
 
+class TagName(NamedTuple):
+    """What a tag's name says. `time_us` is microseconds since the epoch, `id` 16 hex digits."""
+
+    volume: str
+    time_us: int
+    id: str
+
+    def object_name(self) -> str:
+        """The full name of the tag's object."""
+        return f"{tags_prefix(self.volume)}{_name_time(self.time_us)}-{self.id}"
+
+    @classmethod
+    def parse(cls, name: str) -> TagName | None:
+        """What an object's name says, None if it is not a tag's."""
+        match = _TAG.fullmatch(name)
+        if not match:
+            return None
+        volume, seconds, fraction, id_ = match.groups()
+        time_us = _microseconds(f"{seconds}.{fraction}Z")
+        return None if time_us is None else cls(volume, time_us, id_)
+
+
 class WriterName(NamedTuple):
     """What a write key's name says; `roster` as in `DataKeyName`."""
 
@@ -230,6 +273,11 @@ def volume_prefix(volume: str) -> str:
 def garbage_prefix(volume: str) -> str:
     """What all names of garbage lists of a volume begin with; sorted, they are in order of time."""
     return f"volumes/{volume}/garbage/"
+
+
+def tags_prefix(volume: str) -> str:
+    """What all names of tags of a volume begin with; sorted, they are in order of time."""
+    return f"volumes/{volume}/tags/"
 
 
 def chunk_name(volume: str, name_hash: bytes, key_id: bytes) -> str:

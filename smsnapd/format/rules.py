@@ -108,7 +108,10 @@ def _check_kinds(columns: Columns, codes: list[int]) -> None:
             good = count >= 1 and (bool(flags & Flag.SPARSE) or 0 <= slack < (BLOCK if count > 1 else 1))
         else:
             good = count == 1 and slack == 0
-        if not good or (flags & Flag.SPARSE and kind not in (Kind.REGULAR, Kind.TOMBSTONE)):
+        misplaced = (flags & Flag.SPARSE and kind not in (Kind.REGULAR, Kind.TOMBSTONE)) or (
+            flags & Flag.ANEW and kind not in (Kind.DIRECTORY, Kind.TOMBSTONE)
+        )
+        if not good or misplaced:
             raise MalformedError("an entry's flags, extents or slack do not fit its kind")
 
 

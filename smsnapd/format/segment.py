@@ -40,7 +40,7 @@ _VERSION: Final = 1
 _SHIFT: Final = BLOCK.bit_length() - 1
 
 _KIND: Final = (0, int(max(Kind)))
-_FLAGS: Final = (0, int(Flag.ALIAS | Flag.UNSETTLED | Flag.CHANGED | Flag.SPARSE))
+_FLAGS: Final = (0, int(max(Flag) * 2 - 1))
 _MODE: Final = (0, 0o7777)
 _U32: Final = (0, (1 << 32) - 1)
 _U64: Final = (0, (1 << 64) - 1)

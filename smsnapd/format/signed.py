@@ -1,4 +1,4 @@
-"""Sealed objects that a writer has signed: manifests and garbage lists (FORMAT.md, sections 7 and 12)."""
+"""Sealed objects that a writer has signed: manifests, garbage lists, tags (FORMAT.md, 7, 12, 16)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ SIGNATURE_SIZE: Final = 64
 _DOMAINS: Final = {
     ObjectType.MANIFEST: b"smsnapd v1 manifest\0",
     ObjectType.GARBAGE: b"smsnapd v1 garbage\0",
+    ObjectType.TAG: b"smsnapd v1 tag\0",
 }
 
 KeyOfWriter = Callable[[bytes], bytes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,12 +20,15 @@ class Listed:
     """A volume's manifests, oldest first: those that count, and those that do not.
 
     `fenced` are those that a higher generation fenced and those that are `refused`: of a revoked writer, and
-    not among what the root says counts of it.
+    not among what the root says counts of it. For those that were `replaced` another one stands, and the
+    `shortcuts` stand beside others.
     """
 
     counting: tuple[ManifestName, ...]
     fenced: tuple[ManifestName, ...]
     refused: tuple[ManifestName, ...] = ()
+    replaced: tuple[ManifestName, ...] = ()
+    shortcuts: tuple[ManifestName, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,11 @@ class Recorded:
     hash: bytes
     writer_id: bytes
 
+    @property
+    def hashes(self) -> frozenset[bytes]:
+        """Its own hash, and those of all that it stands for: what follows from one of them follows it."""
+        return frozenset((self.hash, *(row.manifest_hash for row in self.manifest.stands_for)))
+
 
 def list_manifests(repository: Repository, volume: str, *, heed_parents: bool = False) -> Listed:
     """What counts of a volume. No manifest is opened but where a writer was revoked, and for `heed_parents`.
@@ -43,21 +52,54 @@ def list_manifests(repository: Repository, volume: str, *, heed_parents: bool = 
     With that, what was fenced counts if the manifest behind follows it. Where a writer was revoked this is so
     in any case: nobody can be kept from putting something beside what counts who has its key.
     """
+    listing = repository.store.list(names.manifests_prefix(volume))
+    found = [name for name in (ManifestName.parse(info.name) for info in listing) if name is not None]
     candidates: dict[int, list[ManifestName]] = {}
-    for info in repository.store.list(names.manifests_prefix(volume)):
-        name = ManifestName.parse(info.name)
-        if name is not None:
-            candidates.setdefault(name.sequence, []).append(name)
-    for alike in candidates.values():
-        alike.sort()
+    for name in sorted(name for name in found if not name.first):
+        candidates.setdefault(name.sequence, []).append(name)
     refused = _refuse_newest(repository, volume, candidates)
+    standing = [name for name in found if name.first]
+    refused += _refuse_standing(repository, volume, standing)
+    replacements = sorted((name for name in standing if name.is_replacement), key=_widest_first)
     counting = {number: candidates[number][-1] for number in sorted(candidates)}
     fenced = [name for alike in candidates.values() for name in alike[:-1]]
     if fenced and (heed_parents or repository.roster.revoked):
-        _heed_parents(repository, counting, fenced)
+        _heed_parents(repository, counting, fenced, replacements)
     every = {name for alike in candidates.values() for name in alike}
-    chosen = tuple(counting.values())
-    return Listed(chosen, tuple(sorted({*every, *refused} - set(chosen))), tuple(sorted(refused)))
+    chosen, replaced = _without_replaced(replacements, list(counting.values()))
+    return Listed(
+        tuple(chosen),
+        tuple(sorted({*every, *refused} - {*counting.values()})),
+        tuple(sorted(refused)),
+        tuple(replaced),
+        tuple(name for name in standing if name.is_shortcut),
+    )
+
+
+def _widest_first(name: ManifestName) -> tuple[int, int, int]:
+    """By where it begins; of several the one that stands for most, or of the highest generation, first."""
+    return name.begins, -name.sequence, -name.generation
+
+
+def _without_replaced(
+    replacements: list[ManifestName], written: list[ManifestName]
+) -> tuple[list[ManifestName], list[ManifestName]]:
+    """Those that count, in order, and those for all of which another stands.
+
+    Two may overlap, each with more than the other: prunes at the same time made them, and both count.
+    """
+    kept: list[ManifestName] = []
+    gone: list[ManifestName] = []
+    for name in replacements:
+        (gone if kept and name.sequence <= kept[-1].sequence else kept).append(name)
+    # They rise at both ends now, so that the first one to end at or behind a manifest is the one to ask.
+    ends = [name.sequence for name in kept]
+    plain: list[ManifestName] = []
+    for name in written:
+        row = bisect_left(ends, name.sequence)
+        is_gone = row < len(kept) and kept[row].begins <= name.sequence
+        (gone if is_gone else plain).append(name)
+    return sorted((*kept, *plain)), gone
 
 
 def heads_of_revoked(repository: Repository, volume: str) -> dict[bytes, set[bytes]]:
@@ -93,8 +135,29 @@ def _refuse_newest(
     return refused
 
 
+def _refuse_standing(repository: Repository, volume: str, standing: list[ManifestName]) -> list[ManifestName]:
+    """Take those away that a revoked writer signed, but for what the root says counts.
+
+    Of what it wrote in the course of the chain the hashes that others name are the witness; of what stands
+    for that nothing is.
+    """
+    heads = heads_of_revoked(repository, volume)
+    refused: list[ManifestName] = []
+    for name in list(standing) if heads else ():
+        data = _get(repository, name)
+        with suppress(DamageError):
+            writer_id = parse_header(data).key_id
+            if writer_id in heads and manifest_hash(data) not in heads[writer_id]:
+                refused.append(name)
+                standing.remove(name)
+    return refused
+
+
 def _heed_parents(
-    repository: Repository, counting: dict[int, ManifestName], fenced: list[ManifestName]
+    repository: Repository,
+    counting: dict[int, ManifestName],
+    fenced: list[ManifestName],
+    replacements: list[ManifestName],
 ) -> None:
     """Of several manifests with one sequence, let that count which the manifest behind them follows.
 
@@ -102,8 +165,9 @@ def _heed_parents(
     must not take its parent away, whatever its generation. What one generation wrote follows itself, unless
     a revoked writer may have made the generation up.
     """
+    standing_behind = {name.begins: name for name in replacements}
     for name in sorted(fenced, reverse=True):
-        behind = counting.get(name.sequence + 1)
+        behind = standing_behind.get(name.sequence + 1) or counting.get(name.sequence + 1)
         is_own = behind is not None and behind.generation == counting[name.sequence].generation
         if behind is None or (is_own and not repository.roster.revoked):
             continue
@@ -134,7 +198,8 @@ def _get(repository: Repository, name: ManifestName) -> bytes:
     try:
         return repository.store.get(object_name)
     except ObjectMissingError as error:
-        raise DamageError(f"read {object_name}", "the object is missing") from error
+        hint = "if a prune has let it go meanwhile, list the snapshots anew; else run `smsnap check`"
+        raise DamageError(f"read {object_name}", "the object is missing", hint) from error
 
 
 def commit_manifest(repository: Repository, lease: Lease, manifest: Manifest, attachments: bytes) -> Recorded:

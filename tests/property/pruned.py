@@ -12,6 +12,7 @@ from typing import Any
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
 from smsnapd.engine.prune import PruneRequest, VolumePruned, run_prune
+from smsnapd.engine.retention import Policy
 from smsnapd.errors import StoreError
 from smsnapd.format import names
 from smsnapd.store import Store, StoreSettings
@@ -89,9 +90,10 @@ class Pruned:
         return pruned
 
     def objects(self) -> set[str]:
-        """The volume's objects but its lease."""
+        """The volume's objects but its lease and its tags."""
         found = {info.name for info in self.store.list(names.volume_prefix(VOLUME))}
-        return found - {names.lease_name(VOLUME)}
+        tags = {name for name in found if name.startswith(names.tags_prefix(VOLUME))}
+        return found - tags - {names.lease_name(VOLUME)}
 
     def lists(self) -> set[str]:
         return {name for name in self.objects() if name.startswith(names.garbage_prefix(VOLUME))}
@@ -101,19 +103,34 @@ class Pruned:
         found: set[str] = set()
         with self.protected.repository() as repository:
             history = History.load(repository, VOLUME)
+            hosts = {name.object_name() for name in history.names}
             for name in history.names:
                 manifest = history.record(name).manifest
                 found.add(name.object_name())
                 for ref in manifest.chunks:
                     found.add(names.data_key_name(VOLUME, ref.key_id))
-                    found.add(ref.manifest or names.chunk_name(VOLUME, ref.name_hash, ref.key_id))
-                for ref in manifest.catalog:
-                    found.add(ref.manifest or names.catalog_name(VOLUME, ref.name_hash, ref.key_id))
+                tables = (manifest.chunks, names.chunk_name), (manifest.catalog, names.catalog_name)
+                for refs, name_of in tables:
+                    for ref in refs:
+                        own = name_of(VOLUME, ref.name_hash, ref.key_id)
+                        found.add(ref.manifest if ref.manifest in hosts else own)
         return found
 
-    def sweep_all(self) -> None:
+    def thin(self, policy: Policy, store: Store | None = None, **more: Any) -> VolumePruned:
+        """One prune that lets recovery points go; `moments` are those that stay."""
+        done = self.prune(store, policy=policy, **more)
+        self.forget_gone()
+        return done
+
+    def forget_gone(self) -> None:
+        """Recovery points that went need not be restorable any more."""
+        with self.protected.repository() as repository:
+            there = {name.snapshot for name in History.load(repository, VOLUME).names}
+        self.moments = {snapshot: seen for snapshot, seen in self.moments.items() if snapshot in there}
+
+    def sweep_all(self, **more: Any) -> None:
         """Mark, wait, sweep, wait: then there is no garbage, and no list of any."""
-        self.prune()
+        self.prune(**more)
         self.passes(73)
         self.prune()
         assert self.objects() - self.lists() == self.needed()

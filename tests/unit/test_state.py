@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from smsnapd.errors import SmsnapError
-from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing
+from smsnapd.model import ChunkRef, Entry, Extent, Flag, Kind, Listing
 from smsnapd.state import Head, State, move_state
 
 ID = "00" * 16
@@ -61,9 +61,19 @@ def listing(directory: bytes, *entries: Entry) -> Listing:
     return Listing(directory, list(entries))
 
 
-def linked(name: bytes, inode: int, target: bytes = b"") -> Entry:
+def linked(name: bytes, inode: int, target: bytes = b"", *chunks: int) -> Entry:
     flags = Flag.ALIAS if target else Flag.NONE
-    return Entry(name, Kind.REGULAR, int(flags), inode=inode, links=2, target=target)
+    header, *content = [Extent(chunk, 0, 512) for chunk in chunks] or [None]
+    return Entry(
+        name,
+        Kind.REGULAR,
+        int(flags),
+        inode=inode,
+        links=2,
+        target=target,
+        header=header,
+        content=tuple(extent for extent in content if extent),
+    )
 
 
 def head(number: int) -> Head:
@@ -84,10 +94,10 @@ def state(tmp_path: Path) -> Iterator[State]:
 def fill(state: State) -> None:
     with state.update(anew=True) as update:
         update.put(listing(b"", Entry(b"", Kind.DIRECTORY), Entry(b"a", Kind.DIRECTORY)))
-        update.put(listing(b"a", linked(b"x", 1 << 63), linked(b"y", 5)))
-        update.put(listing(b"a.b", linked(b"z", 1 << 63, b"a/x")))
+        update.put(listing(b"a", linked(b"x", 1 << 63, b"", 7, 8), linked(b"y", 5, b"", 8)))
+        update.put(listing(b"a.b", linked(b"z", 1 << 63, b"a/x", 8)))
         update.put(listing(b"a/b", linked(b"z", 5, b"a/y")))
-        update.put_chunks({7: ref(7), 8: ref(8)})
+        update.put_chunks({6: ref(6), 7: ref(7), 8: ref(8)})
         update.commit(head(1))
 
 
@@ -97,7 +107,7 @@ def test_an_update_is_kept_whole(tmp_path: Path, state: State) -> None:
     state = State.open(tmp_path / "state", ID, "nb")
     # Component by component: what is in `a` comes before `a.b`.
     assert [found.directory for found in state.listings()] == [b"", b"a", b"a/b", b"a.b"]
-    assert state.entry(b"a.b/z") == linked(b"z", 1 << 63, b"a/x")
+    assert state.entry(b"a.b/z") == linked(b"z", 1 << 63, b"a/x", 8)
     assert state.entry(b"a/nothing") is None
     assert state.listing(b"nowhere") == []
     assert sorted(state.names_of(1 << 63)) == [b"a.b/z", b"a/x"]
@@ -109,17 +119,24 @@ def test_an_update_is_kept_whole(tmp_path: Path, state: State) -> None:
 def test_a_later_update_replaces_directories(state: State) -> None:
     fill(state)
     with state.update(anew=False) as update:
-        update.put(listing(b"a", linked(b"w", 5)), state.listing(b"a"))
+        update.put(listing(b"a", linked(b"w", 5, b"", 8, 9, 9)), state.listing(b"a"))
         update.put(listing(b"a.b"), state.listing(b"a.b"))
         # Until the commit, readers see the state before.
         assert len(state.listing(b"a")) == 2
-        update.put_chunks({9: ref(9)})
-        update.drop_chunks([7])
+        update.put_chunks({9: ref(9), 10: ref(10)})
         update.commit(head(2))
     assert [found.directory for found in state.listings()] == [b"", b"a", b"a/b"]
     assert (state.names_of(1 << 63), sorted(state.names_of(5))) == ([], [b"a/b/z", b"a/w"])
     assert state.chunks() == {8: ref(8), 9: ref(9)}
     assert state.head == head(2)
+    with state.update(anew=False) as update:
+        update.put(listing(b"a", linked(b"w", 5, b"", 8, 9)), state.listing(b"a"))
+        update.commit(head(3))
+    assert state.chunks() == {8: ref(8), 9: ref(9)}
+    with state.update(anew=False) as update:
+        update.put(listing(b"a", linked(b"w", 5, b"", 8)), state.listing(b"a"))
+        update.commit(head(4))
+    assert state.chunks() == {8: ref(8)}
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError])

@@ -7,13 +7,22 @@ garbage is kept, and what is needed never taken for garbage.
 from __future__ import annotations
 
 import enum
+from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple
 
 from smsnapd.format.garbage import GarbageList
 from smsnapd.format.manifest import Manifest
-from smsnapd.format.names import CatalogName, ChunkName, DataKeyName, Disposable, ManifestName
+from smsnapd.format.names import (
+    CatalogName,
+    ChunkName,
+    DataKeyName,
+    Disposable,
+    ManifestName,
+    catalog_name,
+    chunk_name,
+)
 
 LINGER_S: Final = 86400.0
 """For how long a list stays, at least, when what it names is gone: a writer must not make that anew (a
@@ -55,34 +64,92 @@ class Prints:
         return _print_of(name) in self._prints
 
 
+class Attached(NamedTuple):
+    """What a manifest refers to that is attached to another: the name that it would have as an object."""
+
+    object: str
+    print: int
+    is_chunk: bool
+
+
+class Referred(NamedTuple):
+    """What one manifest refers to, in few bytes."""
+
+    keys: tuple[bytes, ...]
+    chunks: array[int]
+    catalogs: array[int]
+    attached: Mapping[str, tuple[Attached, ...]]
+    """By the manifest that it is attached to."""
+
+
+def referred_by(manifest: Manifest) -> Referred:
+    """All that a manifest refers to but itself."""
+    volume, own = manifest.name.volume, manifest.name.object_name()
+    attached: dict[str, tuple[Attached, ...]] = {}
+    prints: list[array[int]] = []
+    for refs, is_chunk in ((manifest.chunks, True), (manifest.catalog, False)):
+        prints.append(
+            array("Q", (_fingerprint(ref.name_hash, ref.key_id) for ref in refs if not ref.manifest))
+        )
+        name_of = chunk_name if is_chunk else catalog_name
+        for ref in refs:
+            if ref.manifest not in ("", own):
+                name = name_of(volume, ref.name_hash, ref.key_id)
+                one = Attached(name, _fingerprint(ref.name_hash, ref.key_id), is_chunk)
+                attached[ref.manifest] = (*attached.get(ref.manifest, ()), one)
+    return Referred(manifest.keys, prints[0], prints[1], attached)
+
+
 class Needs:
-    """What the recovery points of a volume refer to."""
+    """What the recovery points of a volume refer to. What was needed once stays so."""
 
     def __init__(self) -> None:
-        self._there: set[str] = set()
         self._counting: set[ManifestName] = set()
+        self._hosts: set[str] = set()
+        self._there: set[str] = set()
         self._chunks: set[int] = set()
         self._catalogs: set[int] = set()
         self._keys: set[bytes] = set()
-        self._manifests: set[str] = set()
+        self._wanted: dict[str, set[str]] = {}
+        self._released: set[str] = set()
 
-    def exist(self, counting: Collection[ManifestName], fenced: Collection[ManifestName]) -> None:
-        """These manifests are there, and the first of them are needed."""
+    def exist(self, counting: Collection[ManifestName], others: Collection[ManifestName]) -> None:
+        """These manifests are there; the first of them are needed, and stay."""
         self._counting.update(counting)
-        self._there.update(name.object_name() for name in (*counting, *fenced))
+        self._hosts = {name.object_name() for name in counting}
+        self._there.update(name.object_name() for name in others)
 
-    def add(self, manifest: Manifest) -> None:
+    def add(self, referred: Referred) -> None:
         """All that a manifest refers to.
 
-        What is attached to a manifest that is there is no object of its own, or need not be one.
+        What is attached to one that stays need not be an object. What is attached to another one must be,
+        and that one is needed until it is.
         """
-        self._keys.update(manifest.keys)
-        for refs, needed in ((manifest.chunks, self._chunks), (manifest.catalog, self._catalogs)):
-            hosts = {ref.manifest for ref in refs}.intersection(self._there)
-            self._manifests.update(hosts)
-            needed.update(
-                _fingerprint(ref.name_hash, ref.key_id) for ref in refs if ref.manifest not in hosts
-            )
+        self._keys.update(referred.keys)
+        self._chunks.update(referred.chunks)
+        self._catalogs.update(referred.catalogs)
+        for host, attached in referred.attached.items():
+            if host in self._hosts:
+                continue
+            for one in attached:
+                (self._chunks if one.is_chunk else self._catalogs).add(one.print)
+            if host in self._there:
+                wanted = self._wanted.setdefault(host, set())
+                if not wanted.issuperset(one.object for one in attached):
+                    wanted.update(one.object for one in attached)
+                    self._released.discard(host)
+
+    def wanted_of(self, host: str) -> set[str]:
+        """Of a manifest that is there and does not stay: what is attached to it and must become objects."""
+        return set() if host in self._released else self._wanted.get(host, set())
+
+    def wanted(self) -> set[str]:
+        """The same of all of them."""
+        return {name for host in self._wanted for name in self.wanted_of(host)}
+
+    def release(self, host: str) -> None:
+        """All that is wanted of this manifest's attachments is objects now."""
+        self._released.add(host)
 
     def covers(self, item: Disposable) -> bool:
         """Whether this object is referred to."""
@@ -91,7 +158,7 @@ class Needs:
         if isinstance(item, CatalogName):
             return _fingerprint(item.name_hash, item.writer_id) in self._catalogs
         if isinstance(item, ManifestName):
-            return item in self._counting or item.object_name() in self._manifests
+            return item in self._counting or bool(self.wanted_of(item.object_name()))
         return item.key_id in self._keys
 
 
@@ -119,6 +186,10 @@ class Plan:
         self._sizes: dict[int, int] = {}
         self._chunks_of: Counter[bytes] = Counter()
         self._unripe_of: Counter[bytes] = Counter()
+
+    def is_listed(self, name: str) -> bool:
+        """Whether a list names this object."""
+        return name in self._ripe or name in self._waiting
 
     def fate(self, name: str, item: Disposable, size: int) -> Fate:
         """What becomes of the object `name`, which is there and has `size` bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Final
 
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
+from smsnapd.engine.prune.detaching import put_attached
 from smsnapd.engine.prune.known_locks import KnownLocks
 from smsnapd.engine.prune.lists import Lists, read_lists
 from smsnapd.engine.prune.locking import Locker, LockTerms
@@ -19,14 +20,14 @@ from smsnapd.engine.prune.plan import Fate, Plan, Standing
 from smsnapd.engine.prune.references import HINT, References
 from smsnapd.engine.prune.report import Amount, PruneReport, PruneRequest, VolumePruned
 from smsnapd.engine.prune.sweep import Sweep
+from smsnapd.engine.prune.thin import Thinner, listed_strictly
 from smsnapd.engine.remembered import newest_remembered
 from smsnapd.engine.spool import Spool
 from smsnapd.errors import DamageError, DeniedError, LockedError, SmsnapError, StoreError, UsageError
 from smsnapd.format import names
-from smsnapd.format.names import parse_disposable
+from smsnapd.format.names import ManifestName, parse_disposable
 from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
-from smsnapd.repository.manifests import Listed, list_manifests
 from smsnapd.store.base import ObjectInfo
 
 WORKING_FILES: Final = Path("/var/tmp")
@@ -86,9 +87,12 @@ class _Prune:
         # The lists first: what they tell of the newest manifest must be in the listing of manifests.
         lists = read_lists(self._repository, self._volume, now_s, self._request.grace_s)
         self._done = replace(self._done, refused=tuple(lists.refused))
-        self._read_manifests(list_manifests(self._repository, self._volume))
+        history = self._read_manifests()
         for known in lists.known:
             self._references.check_head(known.head)
+        history = self._thin(history, now_s)
+        self._done = replace(self._done, points=len(history.names))
+        self._references.reckon(history.names, _others(history))
         plan = Plan(self._references.needs, lists.waiting, lists.ripe)
         with closing(Spool(ObjectInfo, WORKING_FILES)) as new:
             with self._locker(now_s) as keep:
@@ -104,22 +108,35 @@ class _Prune:
 
     # --- looking
 
-    def _read_manifests(self, listed: Listed) -> None:
-        """Learn what is needed."""
-        self._check_newest(listed)
-        self._progress.phase(f"read the manifests of {self._volume}", files=len(listed.counting))
-        self._references.read(listed, lambda: self._progress.advance(files=1))
+    def _read_manifests(self) -> History:
+        """Learn what there is."""
+        history = listed_strictly(self._repository, self._volume)
+        self._check_newest(history)
+        self._progress.phase(f"read the manifests of {self._volume}", files=len(history.names))
+        self._references.read(history.names, lambda: self._progress.advance(files=1))
+        return history
 
-    def _check_newest(self, listed: Listed) -> None:
+    def _check_newest(self, history: History) -> None:
         """What this machine remembers having committed must be there, or else its chunks would go too."""
         directory = self._request.state_dir
         if directory is None:
             return
         newest = newest_remembered(directory, self._repository.repository_id, self._volume, self._note)
-        known = {(name.sequence, name.snapshot) for name in (*listed.counting, *listed.fenced)}
-        if newest is not None and newest not in known:
+        fenced = {(name.sequence, name.snapshot) for name in history.fenced}
+        if newest is not None and newest not in fenced and not history.accounts_for(*newest):
             why = f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off"
             raise DamageError(f"read {names.manifests_prefix(self._volume)}", why, HINT)
+
+    def _thin(self, history: History, now_s: float) -> History:
+        """Let recovery points go, as the policy says; what there is then."""
+        if self._request.policy.keeps_all or not history.names:
+            return history
+        thinner = Thinner(self._repository, history, self._references, self._request, self._progress, now_s)
+        after = thinner.suppose() if self._request.dry_run else thinner.thin()
+        self._notes += thinner.notes
+        refused = (*self._done.refused, *thinner.refused)
+        self._done = replace(self._done, removed=len(thinner.removed), refused=refused)
+        return after
 
     @contextmanager
     def _locker(self, now_s: float) -> Iterator[Callable[[str], object]]:
@@ -145,9 +162,14 @@ class _Prune:
         """Look at all: `new` gets what nothing refers to and no list names, `keep` what is needed."""
         self._progress.phase(f"look at the objects of {self._volume}")
         amounts = dict.fromkeys(Fate, Amount())
+        wanted, seen = self._references.needs.wanted(), set[str]()
         for info in self._store.list(names.volume_prefix(self._volume)):
             item = parse_disposable(info.name)
             if item is not None:
+                if isinstance(item, ManifestName):
+                    self._release(plan, item, seen)
+                else:
+                    seen.update({info.name} & wanted)
                 fate = plan.fate(info.name, item, info.size)
                 amounts[fate] = amounts[fate].plus(info.size)
                 if fate is Fate.NEW:
@@ -161,6 +183,26 @@ class _Prune:
             self._done = replace(self._done, listed=listed, deleted=ripe, waiting=_sum(waiting, listed))
         else:
             self._done = replace(self._done, waiting=_sum(waiting, ripe))
+
+    def _release(self, plan: Plan, host: ManifestName, seen: Collection[str]) -> None:
+        """See to it that a manifest can go that others have something attached to; `seen` are objects.
+
+        What is on a list is not relied upon. Of a host on a list somebody has seen to it before.
+        """
+        name = host.object_name()
+        wanted = self._references.needs.wanted_of(name)
+        if not wanted or any(map(plan.is_listed, wanted)):
+            return
+        try:
+            if plan.is_listed(name):
+                is_free = wanted.issubset(seen)
+            else:
+                is_free = self._request.dry_run or put_attached(self._repository, host, wanted)
+        except DamageError as error:
+            self._done = replace(self._done, refused=(*self._done.refused, (name, error.why)))
+            return
+        if is_free:
+            self._references.needs.release(name)
 
     # --- marking
 
@@ -186,9 +228,10 @@ class _Prune:
 
     def _mark_under(self, lease: Lease, new: Spool[ObjectInfo]) -> Marker:
         """Learn what has been committed since everything was looked at, and list the rest."""
-        listed = list_manifests(self._repository, self._volume)
-        lease.rise_above(History(self._repository, self._volume, listed).highest_generation)
-        self._references.read(listed, lease.renew)
+        history = listed_strictly(self._repository, self._volume)
+        lease.rise_above(history.highest_generation)
+        self._references.read(history.names, lease.renew)
+        self._references.reckon(history.names, _others(history))
         marker = Marker(self._repository, self._volume, self._references, lease)
         for info in new:
             item = parse_disposable(info.name)
@@ -260,6 +303,11 @@ class _Prune:
 
     def _note(self, text: str) -> None:
         self._notes.append(text)
+
+
+def _others(history: History) -> list[ManifestName]:
+    """The manifests that are there beside those that count."""
+    return [*history.fenced, *history.replaced, *history.shortcuts]
 
 
 def _sum(one: Amount, other: Amount) -> Amount:

@@ -13,6 +13,7 @@ from smsnapd.engine.prune import Amount, PruneReport, VolumePruned
 from smsnapd.errors import DamageError, LockedError
 from smsnapd.store.directory import DirectoryStore
 
+LIST = f"volumes/nb/garbage/20260101T000000000000Z-{'0' * 16}"
 ORPHAN = f"volumes/nb/chunks/00/{'00' * 32}-{'11' * 16}"
 
 
@@ -44,6 +45,8 @@ def test_from_the_listing_to_the_end(littered: Any, tmp_path: Path, monkeypatch:
     assert shape["dry_run"] is False
     assert volume == {
         "volume": "nb",
+        "removed": 0,
+        "recovery_points": 1,
         "marked": True,
         "listed": {"objects": 0, "bytes": 0},
         "deleted": {"objects": 1, "bytes": 5000},
@@ -107,19 +110,22 @@ def test_everything_that_can_be_said(reported: Callable[..., Any]) -> None:
         kept=3,
         uploads=2,
         may_delete=False,
-        refused=(("volumes/nb/garbage/x", "its signature is wrong"),),
+        refused=((LIST, "its signature is wrong"), ("volumes/nb/manifests/x", "not folded: missing")),
         notes=("nothing may be deleted from here",),
     )
     ran = reported(done)
     assert ran.status == 13
     assert ran.out.splitlines() == [
-        "damaged: volumes/nb/garbage/x: its signature is wrong; nothing is deleted by it",
+        f"damaged: {LIST}: its signature is wrong; nothing is deleted by it",
+        "damaged: volumes/nb/manifests/x: not folded: missing",
         "nb: 2 objects (2.00 KiB) deleted; 1 objects (100 B) listed; 4 objects (4.00 KiB) waiting; "
         "3 kept by the store; 2 unfinished uploads abandoned",
     ]
     assert ran.err == "smsnap: note: nb: nothing may be deleted from here\n"
     ran = reported(done, more=("-q",))
-    assert len(ran.out.splitlines()) == 1 and ran.err == ""
+    assert len(ran.out.splitlines()) == 2 and ran.err == ""
+    ran = reported(VolumePruned("nb", removed=1234, points=56), more=("--dry-run",))
+    assert ran.out.startswith("nb: 1,234 recovery points would be let go, 56 stay; 0 objects (0 B) would be")
 
 
 def test_the_exit_status_is_that_of_the_worst(reported: Callable[..., Any]) -> None:

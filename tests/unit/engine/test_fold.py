@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smsnapd.engine.fold import checked, find_entry, fold, select
+from smsnapd.engine.fold import checked, find_entry, fold, merge, select
 from smsnapd.errors import DamageError
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, directory_key, join_path
 
@@ -97,6 +97,26 @@ def test_a_volume_that_changes_is_each_of_its_moments(seed: int) -> None:
         layers.append(difference(before, tree) if layers else dict(tree))
         folded = list(checked(fold([stream(layer, noise.randrange(1, 6)) for layer in layers])))
         assert tree_of(folded) == tree
+
+
+@given(any_layer, st.lists(any_layer, min_size=1, max_size=6), st.integers(1, 5), st.data())
+@settings(max_examples=150, deadline=None)
+def test_merged_layers_do_what_they_did(
+    base: Tree, layers: list[Tree], split: int, data: st.DataObject
+) -> None:
+    """Over any tree; also merged bit by bit, and over a tree that has the first or some of them already."""
+    streams = [stream(layer, split) for layer in layers]
+    after = tree_of(fold([stream(base), *streams]))
+    merged = list(merge(streams))
+    keys = [(directory_key(listing.directory), made.name) for listing in merged for made in listing.entries]
+    assert keys == sorted(set(keys))
+    assert tree_of(fold([stream(base), merged])) == after
+    cut = data.draw(st.integers(0, len(layers)))
+    assert tree_of(fold([stream(base), *streams[:cut], merged])) == after
+    begun = data.draw(st.integers(0, cut))
+    bits = [merge(streams[:cut]), merge(streams[begun:])] if cut else [merged]
+    assert tree_of(fold([stream(base), *bits])) == after
+    assert tree_of(fold([stream(base), merge([merge(streams[:cut]), *streams[cut:]])])) == after
 
 
 def change(tree: Tree, noise: random.Random, step: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smsnapd.engine.prune import plan as plan_module
-from smsnapd.engine.prune.plan import LINGER_S, Fate, Needs, Plan, Prints, Standing, standing
+from smsnapd.engine.prune.plan import LINGER_S, Fate, Needs, Plan, Prints, Standing, referred_by, standing
 from smsnapd.format import names
 from smsnapd.format.names import GarbageName, ManifestName
 from tests.unit.format.test_manifest import MANIFEST, ref
@@ -56,7 +56,7 @@ def needed(*manifests: Any, fenced: tuple[ManifestName, ...] = ()) -> Needs:
     needs = Needs()
     needs.exist([one.name for one in manifests], fenced)
     for one in manifests:
-        needs.add(one)
+        needs.add(referred_by(one))
     return needs
 
 
@@ -95,12 +95,32 @@ def test_what_a_manifest_names_is_needed_and_all_else_is_new() -> None:
     assert {fate for name, fate in seen.fates.items() if name not in new} == {Fate.NEEDED}
 
 
-def test_a_manifest_that_others_are_attached_to_is_needed_and_not_the_object_beside_it() -> None:
+def test_what_is_attached_to_a_manifest_that_stays_need_not_be_an_object() -> None:
+    host = manifest(sequence=4).name
+    one = manifest(ref(1, K, manifest=host.object_name(), offset=0))
+    needs = Needs()
+    needs.exist([host, one.name], ())
+    needs.add(referred_by(one))
+    seen = Seen([CHUNK, KEY, host.object_name()], needs=needs)
+    assert seen.fates == {CHUNK: Fate.NEW, KEY: Fate.NEEDED, host.object_name(): Fate.NEEDED}
+    assert needs.wanted() == set()
+
+
+def test_what_is_attached_to_another_must_become_one_and_then_that_may_go() -> None:
     host = MANIFEST.name._replace(volume=VOLUME, sequence=4, generation=1)
     one = manifest(ref(1, K, manifest=host.object_name(), offset=0))
     present = [CHUNK, KEY, host.object_name()]
-    seen = Seen(present, needs=needed(one, fenced=(host,)))
-    assert seen.fates == {CHUNK: Fate.NEW, KEY: Fate.NEEDED, host.object_name(): Fate.NEEDED}
+    needs = needed(one, fenced=(host,))
+    assert set(Seen(present, needs=needs).fates.values()) == {Fate.NEEDED}
+    assert needs.wanted_of(host.object_name()) == needs.wanted() == {CHUNK}
+    needs.release(host.object_name())
+    assert needs.wanted() == set()
+    freed = {CHUNK: Fate.NEEDED, KEY: Fate.NEEDED, host.object_name(): Fate.NEW}
+    assert Seen(present, needs=needs).fates == freed
+    needs.add(referred_by(one))
+    assert Seen(present, needs=needs).fates == freed
+    needs.add(referred_by(manifest(ref(2, K, manifest=host.object_name(), offset=4096))))
+    assert needs.wanted_of(host.object_name()) == {CHUNK, OTHER}
     seen = Seen(present[:2], needs=needed(one))
     assert seen.fates == {CHUNK: Fate.NEEDED, KEY: Fate.NEEDED}
 
@@ -120,7 +140,7 @@ def test_what_was_needed_after_all_is_not_doomed() -> None:
     needs = Needs()
     seen = Seen([CHUNK], ripe=[CHUNK], needs=needs)
     assert seen.doomed(CHUNK)
-    needs.add(manifest(ref(1, K)))
+    needs.add(referred_by(manifest(ref(1, K))))
     assert not seen.doomed(CHUNK)
 
 

@@ -28,11 +28,21 @@ def test_a_manifest_name_is_the_one_of_the_specification() -> None:
 
 @given(
     st.builds(
-        ManifestName, VOLUMES, NUMBERS, NUMBERS, TIMES, st.sampled_from(["full", "incremental"]), SNAPSHOTS
+        ManifestName,
+        *(VOLUMES, NUMBERS, NUMBERS, TIMES),
+        *(st.sampled_from(["full", "incremental"]), SNAPSHOTS, st.just(0), st.just(False)),
     )
 )
 def test_manifest_names_round_trip(name: ManifestName) -> None:
     assert ManifestName.parse(name.object_name()) == name
+    assert (name.begins, name.is_replacement) == (name.sequence, False)
+    for first in {1, name.sequence}:
+        for is_shortcut in (False, True):
+            other = name._replace(first=first, is_shortcut=is_shortcut)
+            assert ManifestName.parse(other.object_name()) == other
+            assert (other.begins, other.is_replacement) == (first, not is_shortcut)
+    for behind in (f"-{name.sequence + 1:010d}", "-0000000000", "-shortcut", "-1", "-"):
+        assert ManifestName.parse(name.object_name() + behind) is None
 
 
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, TIMES), min_size=2, max_size=5))

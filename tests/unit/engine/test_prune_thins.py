@@ -1,0 +1,237 @@
+"""Prunes that let recovery points go: what stays restores as before, from less."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import smsnapd.recover as recover_script
+from smsnapd.engine.history import History
+from smsnapd.engine.retention import Policy
+from smsnapd.errors import DamageError
+from smsnapd.format import names
+from smsnapd.format.names import ManifestName
+from smsnapd.repository.tags import Tagged, put_tag
+from tests.property.observed import differences, observe
+from tests.property.protected import TAR, VOLUME
+from tests.property.pruned import Pruned
+
+NEWEST = Policy(hourly=1)
+"""The newest alone: and the one before it, which waits for its turn."""
+
+
+@pytest.fixture
+def pruned(tmp_path: Path) -> Pruned:
+    return Pruned.create(tmp_path)
+
+
+def edits(root: Path, number: int) -> None:
+    """A directory that is a file now and then, files that come and go, one that changes, hard links."""
+    (root / "always").write_bytes(b"%d" % number * 3000)
+    (root / f"once-{number}").write_bytes(os.urandom(2000))
+    (root / f"once-{number - 2}").unlink(missing_ok=True)
+    place = root / "turns"
+    if number % 3 == 0:
+        shutil.rmtree(place, ignore_errors=True)
+        place.write_bytes(b"file")
+    elif number % 3 == 1:
+        place.unlink(missing_ok=True)
+        place.mkdir()
+        (place / f"in-{number}").write_bytes(b"inside")
+    else:
+        (place / f"too-{number}").write_bytes(b"inside too")
+    if number % 4 == 0:
+        (root / f"link-{number}").hardlink_to(root / "always")
+
+
+def grow(pruned: Pruned, count: int, *, attach: bool = True, full_at: int = 0) -> None:
+    start = names_of(pruned)[-1].sequence if pruned.moments else 0
+    for number in range(start, start + count):
+        edits(pruned.root, number)
+        pruned.settle()
+        assert pruned.backup(attach=attach, full=number == full_at and number > 0)
+
+
+def names_of(pruned: Pruned) -> list[ManifestName]:
+    with pruned.protected.repository() as repository:
+        return list(History.load(repository, VOLUME).names)
+
+
+@pytest.mark.parametrize("attach", [True, False])
+def test_all_but_the_newest_go(pruned: Pruned, tmp_path: Path, attach: bool) -> None:
+    grow(pruned, 9, attach=attach)
+    before = names_of(pruned)
+    done = pruned.thin(NEWEST)
+    assert (done.removed, done.points) == (7, 2)
+    left = names_of(pruned)
+    assert left == [before[7]._replace(generation=before[7].generation + 1, kind="full", first=1), before[8]]
+    pruned.verify(tmp_path)
+    pruned.sweep_all()
+    assert pruned.objects() == pruned.needed()
+    assert len([name for name in pruned.objects() if "/manifests/" in name]) == 2
+    pruned.verify(tmp_path)
+    grow(pruned, 3, attach=attach)
+    assert pruned.thin(NEWEST).removed == 3
+    pruned.sweep_all()
+    assert pruned.objects() == pruned.needed()
+    pruned.verify(tmp_path)
+    pruned.protected.lose_state()
+    grow(pruned, 1)
+    pruned.verify(tmp_path)
+
+
+@pytest.mark.parametrize("full_at", [0, 5])
+def test_some_in_the_middle_stay(pruned: Pruned, tmp_path: Path, full_at: int) -> None:
+    """By tags here, so that it is told which."""
+    grow(pruned, 10, full_at=full_at)
+    kept = [names_of(pruned)[row].snapshot for row in (2, 5, 8, 9)]
+    with pruned.protected.repository() as repository:
+        for snapshot in kept[:3]:
+            put_tag(repository, VOLUME, Tagged(snapshot, "stays"), repository.write_key, is_set=True)
+    assert pruned.thin(NEWEST).removed == 6
+    left = names_of(pruned)
+    assert [(name.begins, name.sequence) for name in left] == [(1, 3), (4, 6), (7, 9), (10, 10)]
+    assert [name.snapshot for name in left] == kept
+    kinds = ["full", "incremental" if not full_at else "full", "incremental", "incremental"]
+    assert [name.kind for name in left] == kinds
+    assert len(pruned.moments) == 4
+    pruned.verify(tmp_path)
+    pruned.sweep_all()
+    assert pruned.objects() == pruned.needed()
+    # Folded again, of what was folded.
+    with pruned.protected.repository() as repository:
+        put_tag(repository, VOLUME, Tagged(kept[1], "stays"), repository.write_key, is_set=False)
+    assert pruned.thin(NEWEST).removed == 1
+    assert [(name.begins, name.sequence) for name in names_of(pruned)] == [(1, 3), (4, 9), (10, 10)]
+    pruned.sweep_all()
+    assert pruned.objects() == pruned.needed()
+    pruned.verify(tmp_path)
+    pruned.protected.lose_state()
+    grow(pruned, 1)
+    pruned.verify(tmp_path)
+
+
+def test_a_dry_run_says_what_goes_and_changes_nothing(pruned: Pruned) -> None:
+    grow(pruned, 8, attach=False)
+    before = dict(pruned.store._objects)
+    dry = pruned.prune(policy=NEWEST, dry_run=True)
+    assert pruned.store._objects == before
+    real = pruned.thin(NEWEST)
+    assert (dry.removed, dry.points, dry.listed) == (real.removed, real.points, real.listed)
+    assert dry.removed == 6 and dry.listed.objects > 12
+
+
+def test_what_was_overwritten_and_is_gone_is_not_used_again(pruned: Pruned, tmp_path: Path) -> None:
+    """A chunk of a recovery point that went is nobody's, whatever the local index once knew of it."""
+    place = pruned.root / "large"
+    for content in (b"old", b"new", b"newer", b"newest"):
+        place.write_bytes(content * 200_000)
+        pruned.backup()
+    pruned.thin(NEWEST)
+    pruned.sweep_all()
+    place.write_bytes(b"old" * 200_000)
+    pruned.backup()
+    place.write_bytes(b"new" * 200_000)
+    pruned.backup()
+    pruned.verify(tmp_path)
+
+
+def test_a_reader_that_listed_before_reads_for_as_long_as_the_grace(pruned: Pruned, tmp_path: Path) -> None:
+    grow(pruned, 6)
+    with pruned.protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        pruned.thin(NEWEST)
+        pruned.passes(71)
+        pruned.prune()
+        assert all(history.record(name).name == name for name in history.names)
+        assert len(history.chain(history.names[-1].snapshot)) == 6
+        pruned.passes(3)
+        pruned.prune()
+        late = History(repository, VOLUME, _listed_as(history))
+        with pytest.raises(DamageError, match="missing") as raised:
+            late.chain(history.names[-1].snapshot)
+    assert "prune" in str(raised.value.hint)
+
+
+def _listed_as(history: History) -> object:
+    from smsnapd.repository.manifests import Listed
+
+    return Listed(history.names, ())
+
+
+def test_expected_heads_and_gaps(pruned: Pruned) -> None:
+    """What went by policy is no damage; what is missing beyond that is."""
+    grow(pruned, 6)
+    pruned.thin(NEWEST)
+    pruned.sweep_all()
+    assert pruned.protected.check().findings == ()
+    newest = names_of(pruned)[-1]
+    grow(pruned, 3)
+    gone = names_of(pruned)[2]
+    pruned.store.delete(gone.object_name())
+    findings = pruned.protected.check().findings
+    assert any("manifest 7 is missing" in found.problem for found in findings)
+    with pytest.raises(DamageError):
+        pruned.prune(policy=NEWEST)
+    assert newest.snapshot in {name.snapshot for name in names_of(pruned)}
+
+
+def test_a_restore_of_every_point_agrees_with_gnu_tar(pruned: Pruned, tmp_path: Path) -> None:
+    grow(pruned, 8)
+    pruned.thin(NEWEST)
+    for number, (snapshot, moment) in enumerate(pruned.moments.items()):
+        pruned.protected.extract(tmp_path / f"extracted-{number}", snapshot)
+        assert differences(moment, observe(tmp_path / f"extracted-{number}")) == []
+
+
+def test_damage_keeps_what_it_is_in_from_going(pruned: Pruned) -> None:
+    grow(pruned, 5, attach=False)
+    with pruned.protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        segment = history.record(history.names[1]).manifest.catalog[0]
+    name = names.catalog_name(VOLUME, segment.name_hash, segment.key_id)
+    data = pruned.store.get(name)
+    pruned.store._objects[name] = data[:-1] + bytes((data[-1] ^ 1,))
+    done = pruned.thin(NEWEST)
+    assert done.removed == 0 and len(names_of(pruned)) == 5
+    ((refused, why),) = done.refused
+    assert refused == history.names[3].object_name() and "not what was stored" in why
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_the_recovery_script_brings_back_what_was_thinned(
+    pruned: Pruned, tmp_path: Path, swept: bool
+) -> None:
+    grow(pruned, 7)
+    with pruned.protected.repository() as repository:
+        for row in (2, 4):
+            tagged = Tagged(names_of(pruned)[row].snapshot, "stays")
+            put_tag(repository, VOLUME, tagged, repository.write_key, is_set=True)
+    pruned.thin(NEWEST)
+    if swept:
+        pruned.sweep_all()
+    place = tmp_path / "copy"
+    for info in pruned.store.list(""):
+        (place / info.name).parent.mkdir(parents=True, exist_ok=True)
+        (place / info.name).write_bytes(pruned.store.get(info.name))
+    environment = {**os.environ, "SMSNAP_RECOVERY_KEY": pruned.protected.recovery_key}
+
+    def recover(*arguments: str) -> bytes:
+        command = [sys.executable, recover_script.__file__, str(place), *arguments]
+        done = subprocess.run(command, capture_output=True, env=environment)
+        assert (done.returncode, done.stderr) == (0, b"")
+        return done.stdout
+
+    listed = [line.split()[0] for line in recover("--list").decode().splitlines()]
+    assert listed == [name.snapshot for name in names_of(pruned)] == list(pruned.moments)
+    for snapshot, moment in pruned.moments.items():
+        target = tmp_path / snapshot
+        target.mkdir()
+        command = [*TAR, "-f", "-", "-C", target]
+        subprocess.run(command, input=recover("--snapshot", snapshot), check=True)
+        assert differences(moment, observe(target)) == []
