@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,9 @@ progress on standard error, as `smsnap backup --help` has it
 )
 @click.option("--destroy", is_flag=True, help="With --device: what is there may be overwritten.")
 @click.option("--verify", is_flag=True, help="With --device: read back what was written, and compare.")
+@click.option(
+    "--remount", is_flag=True, help="With --device: the volume in use, that this program itself runs from."
+)
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be.")
 @repository_at
 def restore(
@@ -77,6 +81,7 @@ def restore(
     users: tuple[str, ...],
     destroy: bool,
     verify: bool,
+    remount: bool,
     dry_run: bool,
 ) -> int:
     """Bring back all of a volume, or some paths, as of any recovery point.
@@ -87,7 +92,9 @@ def restore(
     not be restored; it is named. Exit status 13 means that the repository could not give it back.
 
     With --device a recovery point whose chain begins with a block image is written to a device or
-    file: as it was and grown to its size, or by files if that is smaller. It must not be mounted.
+    file: as it was and grown to its size, or by files if that is smaller. It must not be mounted;
+    with --remount the program moves itself off the volume that is mounted from it, unmounts that or
+    makes it read-only, writes it, and asks for a restart.
     """
     session = Session.current()
     if at and snapshot:
@@ -95,9 +102,10 @@ def restore(
     if device is not None:
         _check_for_device(paths, target, overwrite, delete)
         pairs = tuple(user_pair(text) for text in users)
-        return _to_device(session, at, snapshot, DeviceOptions(device, destroy, verify, pairs, dry_run))
-    if target is None or destroy or verify:
-        why = "--destroy and --verify are for --device" if target else "no place is named"
+        asked = DeviceOptions(device, destroy, verify, pairs, dry_run)
+        return (_onto_volume if remount else _to_device)(session, at, snapshot, asked)
+    if target is None or destroy or verify or remount:
+        why = "--destroy, --verify and --remount are for --device" if target else "no place is named"
         raise UsageError("restore", why, "say where to: --target DIR, or --device DEV")
     request = _request(session, paths, target, overwrite, delete, users, dry_run)
     return _to_directory(session, at, snapshot, request)
@@ -128,6 +136,29 @@ def _check_for_device(
             "paths, --target, --overwrite and --delete are for a restore of files",
             "leave them out: a device gets the whole volume, and --destroy says that it may be overwritten",
         )
+
+
+def _onto_volume(session: Session, at: str | None, snapshot: str | None, asked: DeviceOptions) -> int:
+    """As `_to_device`, of the volume in use; this process ends on the way, and goes on from elsewhere."""
+    from smsnapd.cli import remount
+
+    if not asked.destroy or asked.dry_run:
+        raise UsageError(
+            "restore onto the volume in use",
+            "--dry-run goes without --remount" if asked.dry_run else "all that is on it now will be gone",
+            "add --destroy if that is meant",
+        )
+    found = remount.move_off(session, asked.device)
+    if found is None:
+        return _to_device(session, at, snapshot, asked)
+    with session.repository(contents=True) as repository:
+        history, chosen = _chosen(session, repository, at, snapshot)
+        _announce(chosen)
+        with remount.taken_over(session, found) as device:
+            there = replace(asked, device=os.fsdecode(device.path))
+            status = restore_to_device(session, repository, history, chosen, there)
+    remount.leave(found)
+    return status
 
 
 def _to_device(session: Session, at: str | None, snapshot: str | None, asked: DeviceOptions) -> int:

@@ -8,7 +8,6 @@ when this process does.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -25,14 +24,10 @@ from typing import Final, Protocol
 from smsnapd.errors import SmsnapError, VolumeError
 from smsnapd.model import path_text
 from smsnapd.volume.e2fsprogs import scratch
+from smsnapd.volume.namespace import separate
 
-_CLONE_NEWNS: Final = 0x00020000
-_MS_REC_SLAVE: Final = 0x4000 | 0x80000
-"""MS_REC | MS_SLAVE: what is unmounted outside goes here too, nothing of here shows outside."""
 _SAFE: Final = "nosuid,nodev,noexec"
 _EXIT_LIMIT_S: Final = 30.0
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class MountSource(Protocol):
@@ -142,7 +137,7 @@ def _wait(connection: Connection) -> bool:
 
 
 def _mount(stack: ExitStack, source: MountSource, options: str, directory: bytes) -> bytes:
-    _separate()
+    separate(hears=True)
     what, point = (os.path.join(directory, name) for name in (b"image", b"files"))
     os.mkdir(what, 0o700)
     os.mkdir(point, 0o700)
@@ -154,13 +149,6 @@ def _mount(stack: ExitStack, source: MountSource, options: str, directory: bytes
     _run("mount", b"-n", b"-t", b"ext4", b"-o", wanted.encode(), path, point)
     stack.callback(_run, "umount", b"-n", point)
     return point
-
-
-def _separate() -> None:
-    """Give this process mounts of its own."""
-    if _libc.unshare(_CLONE_NEWNS) or _libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC_SLAVE), None):
-        number = ctypes.get_errno()
-        raise VolumeError("take a mount namespace", os.strerror(number), "run this as root")
 
 
 def _run(name: str, *arguments: bytes) -> None:
