@@ -31,7 +31,7 @@ _UNSETTLED: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 _SINGLE: Final = (int(Kind.DIRECTORY), int(Kind.TOMBSTONE))
 FRAME: Final = struct.Struct("<I")
 CHECK_BYTES: Final = 8
-SUFFIXES: Final = ("", "-wal", "-shm", ".journal")
+SUFFIXES: Final = ("", "-wal", "-shm", ".journal", ".image")
 ROWS_AT_ONCE: Final = 512
 LOCK_TIMEOUT_S: Final = 10.0
 SCHEMA: Final = """
@@ -178,6 +178,11 @@ class State:
         return self._meta("scanned") == b"\1"
 
     @property
+    def is_bare(self) -> bool:
+        """Whether entries may have no extents: the chain begins with an image, in which the files are."""
+        return self._meta("bare") == b"\1"
+
+    @property
     def counts(self) -> TreeCounts:
         """The size of the tree at the head."""
         raw = self._meta("counts")
@@ -240,7 +245,7 @@ class State:
         """Drop the index, keeping what is known of the newest snapshot."""
         with self._transaction():
             self._clear()
-            self._db.execute("DELETE FROM meta WHERE key IN ('head', 'counts')")
+            self._db.execute("DELETE FROM meta WHERE key IN ('head', 'counts', 'bare')")
 
     def _clear(self) -> None:
         for table in ("directory", "chunk", "link", "unsettled"):
@@ -401,13 +406,15 @@ class StateUpdate:
         """The size of the tree as it is with all that was put."""
         return self._counter.counts
 
-    def commit(self, head: Head, *, scanned: bool = True) -> None:
+    def commit(self, head: Head, *, scanned: bool = True, bare: bool | None = None) -> None:
         """Keep everything: the index mirrors `head` from now on.
 
-        Not `scanned`: the volume has not been held against it.
+        Not `scanned`: the volume has not been held against it. `bare` as `State.is_bare`; None is as before.
         """
         self._flush()
         self._count_uses()
+        if bare is not None:
+            self._state._put_meta("bare", b"\1" if bare else b"\0")
         self._state._put_meta("counts", msgspec.msgpack.encode(self.counts))
         self._state._put_meta("scanned", b"\1" if scanned else b"\0")
         self._state._put_meta("head", msgspec.msgpack.encode(head))

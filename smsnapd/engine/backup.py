@@ -6,7 +6,6 @@ before the manifest; the lease read again behind it; the local index last (archi
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from functools import partial
 
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.environment.companion import Companion
-from smsnapd.engine.extras import directory_of
+from smsnapd.engine.extras import left_out
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import Parent, begin_anew, bring_up, continued_elsewhere, parent_of, rolled_back
@@ -320,10 +319,7 @@ class _Run:
         return stat_entry(self._tree, self._report, path, indexed)
 
     def _left_out(self) -> set[tuple[int, int]]:
-        """Directories that no backup may contain: the index, and the repository if it is one."""
-        paths = [os.fsencode(self._request.state_dir), *directory_of(self._settings.url)]
-        found = [os.stat(path) for path in paths if os.path.isdir(path)]
-        return {(status.st_dev, status.st_ino) for status in found}
+        return left_out(self._request.state_dir, self._settings.url)
 
     def _unchanged(self, unreadable: list[Issue], *, write: bool) -> BackupOutcome:
         """There is nothing to commit, or nothing may be written."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from smsnapd.engine.storing import Piece
+from smsnapd.engine.sealing import Piece
 from smsnapd.model import ChunkRef
 
 
@@ -21,6 +21,7 @@ class ChunkTable:
         journal: Iterable[ChunkRef],
         data_keys: Collection[bytes],
     ) -> None:
+        self.data_keys = set(data_keys)
         self._refs = dict(committed)
         self._numbers = {
             ref.name_hash: number for number, ref in committed.items() if ref.key_id in data_keys

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from smsnapd.engine.worklist import Worklist
@@ -64,6 +65,13 @@ def directory_of(url: str) -> list[bytes]:
     """The directory of a repository that is one."""
     parts = urlsplit(url)
     return [unquote_to_bytes(parts.path)] if parts.scheme == "file" else []
+
+
+def left_out(state_dir: Path, url: str) -> set[tuple[int, int]]:
+    """What no backup may contain, by device and inode: the index, the repository if it is a directory."""
+    paths = [os.fsencode(state_dir), *directory_of(url)]
+    found = [os.stat(path) for path in paths if os.path.isdir(path)]
+    return {(status.st_dev, status.st_ino) for status in found}
 
 
 def _is_within(path: bytes, places: frozenset[bytes]) -> bool:

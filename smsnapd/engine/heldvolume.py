@@ -44,6 +44,23 @@ def opened_state(
 
 
 @contextmanager
+def state_away(
+    state_dir: Path, repository_id: str, volume: str, root: bytes, url: str
+) -> Iterator[tuple[State, Path]]:
+    """The local index, open, and a directory for files, neither on the volume, which may be held meanwhile.
+
+    Raises as `opened_state`.
+    """
+    _check_not_within(find_mount(root).mount_point, url)
+    path = State.path_of(state_dir, repository_id, volume)
+    with (
+        _off_the_volume(state_dir, path, root) as directory,
+        _state_in(directory, repository_id, volume) as state,
+    ):
+        yield state, directory
+
+
+@contextmanager
 def _state_in(directory: Path, repository_id: str, volume: str) -> Iterator[State]:
     """The index, open. One that turns out to be damaged is removed: the next run makes it anew."""
     state = State.open(directory, repository_id, volume)

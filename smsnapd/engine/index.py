@@ -60,6 +60,11 @@ def bring_up(
 def begin_anew(repository: Repository, history: History, state: State) -> Parent | None:
     """As `bring_up`, but `state` is empty then: a full behind what is damaged needs nothing of it."""
     state.forget()
+    return newest(repository, history)
+
+
+def newest(repository: Repository, history: History) -> Parent | None:
+    """The newest commit as that which the next one follows, who needs to know no more of it."""
     name = history.head_name
     return Parent(name, manifest_hash(repository.store.get(name.object_name()))) if name else None
 
@@ -73,7 +78,7 @@ def _make_anew(
         for directory, listings in groupby(tree.listings(), attrgetter("directory")):
             update.put(Listing(directory, [entry for listing in listings for entry in listing.entries]))
         update.put_chunks(dict(enumerate(tree.chunks)))
-        update.commit(head, scanned=False)
+        update.commit(head, scanned=False, bare=False)
 
 
 def rolled_back(history: History, state: State) -> bool:

@@ -23,7 +23,8 @@ class Rechecker:
 
     def settled(self, directory: bytes, scanned: Entry, indexed: Entry) -> Entry | None:
         """The indexed entry as it is to be kept, its mark gone if it is old enough; None if it differs."""
-        if indexed.flags & Flag.CHANGED or self._is_split(indexed):
+        if indexed.flags & Flag.CHANGED or indexed.header is None or self._is_split(indexed):
+            # Without a header it was never stored: it lies in an image, which does not tell its contents.
             return None
         if not self._same(directory, scanned, indexed):
             return None

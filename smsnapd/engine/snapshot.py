@@ -55,6 +55,7 @@ ATTACH_BYTES: Final = 128 * 1024
 class BackupRequest:
     """What to back up and how. `root` is the volume's directory; `workers` None means one a core.
 
+    `mode` is that of fulls: "tar", or "block" for images of the device; an incremental is always of files.
     With `hints` only what they name is looked at, for who has watched the volume since the last commit
     without a gap; they are ignored where a scan must be of everything. `take_over` takes the lease from
     whoever has it. `grace_s` is how long garbage stays on a list before it is deleted. With `environment` a
@@ -65,6 +66,7 @@ class BackupRequest:
     volume: str
     state_dir: Path
     exclude: tuple[str, ...] = ()
+    mode: str = "tar"
     full: bool = False
     reread: bool = False
     hints: Hints | None = None
@@ -335,7 +337,7 @@ class SnapshotWriter:
         """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         head = head_of(committed, self._scanned.root, self._scanned.filesystem)
-        update.commit(head)
+        update.commit(head, bare=False if full else None)
 
 
 def by_path(issues: list[Issue]) -> list[Issue]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,27 +10,22 @@ from typing import Final
 from smsnapd.engine.assembly import Placed
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.engine.durable import Durable
 from smsnapd.engine.largefiles import LargeFiles, StorePool
 from smsnapd.engine.pool import Pool
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask
 from smsnapd.engine.vigil import Vigil
-from smsnapd.errors import SmsnapError
 from smsnapd.format.chunker import plan_packs
-from smsnapd.model import BLOCK, ChunkRef, Entry, Kind, join_path
+from smsnapd.model import BLOCK, Entry, Kind, join_path
 from smsnapd.state import Journal, is_alias
 from smsnapd.store.base import Store
 from smsnapd.volume.tarball.read import HEADER, ISSUE_LARGE, READ, Packed, PackItem, PackReader
-
-log = logging.getLogger(__name__)
 
 _REGULAR: Final = int(Kind.REGULAR)
 
 HEADER_BYTES: Final = 1536
 """What a header is reckoned at when packs are planned."""
-
-JOURNAL_BYTES: Final = 256 * 1024 * 1024
-"""Stored bytes after which the journal learns what is durable."""
 
 
 class Storage:
@@ -59,14 +53,12 @@ class Storage:
         self._table = table
         self._changes = changes
         self._boundary_key = boundary_key
-        self._store = store
-        self._journal = journal
+        self._durable = Durable(table, store, journal)
         self._progress = progress
         self._pool: StorePool = Pool(task, workers)
         self._vigil = Vigil(lambda: self._pool.moved_ns, renew, progress)
         self._apart: StorePool | None = None
         self._large = LargeFiles(reader, table, self._take_durable, self._vigil.renew, progress)
-        self._unjournaled: list[ChunkRef] = []
         self._pack_bytes = 0
 
     def __enter__(self) -> Storage:
@@ -83,12 +75,7 @@ class Storage:
         self._pool.close()
         if self._apart is not None:
             self._apart.close()
-        if isinstance(error, Exception):
-            try:
-                self._write_journal()
-            except (SmsnapError, OSError) as second:
-                # What ended the run is to be told, and not that it will cost more to run it again.
-                log.info("what was stored is not in the journal: %s", second)
+        self._durable.rescue(error)
 
     @property
     def stored_bytes(self) -> int:
@@ -159,16 +146,7 @@ class Storage:
         self._vigil.renew()
 
     def _take_durable(self, result: StoreResult) -> None:
-        self._table.settle(result.durable)
-        self._unjournaled += result.durable
-        if sum(ref.stored_length for ref in self._unjournaled) >= JOURNAL_BYTES:
-            self._write_journal()
-
-    def _write_journal(self) -> None:
-        if self._unjournaled:
-            self._store.barrier()
-            self._journal.add(self._unjournaled)
-            self._unjournaled = []
+        self._durable.take(result.durable)
 
 
 def _tar_bytes(item: PackItem) -> int:

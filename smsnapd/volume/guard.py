@@ -10,6 +10,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -18,6 +19,7 @@ from smsnapd.volume import guardian
 from smsnapd.volume.mounts import Mount, find_mount
 
 _EXIT_LIMIT_S: Final = 15.0
+_BEAT_S: Final = 0.5
 _FOR_GUARDIAN: Final = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _BY_HAND: Final = {True: "fsfreeze -u", False: "mount -o remount,rw"}
 
@@ -40,17 +42,25 @@ class Guard:
         self._process = process
         self._mount = mount
         self._how = how
+        self._beaten_s = 0.0
         self.is_over = False
         self._descriptor = -1
         if how == guardian.THAW:
             self._descriptor = os.open(mount.mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def beat(self) -> None:
-        """Say that this process is at work; costs nothing."""
+        """Say that this process is at work; costs nothing. `VolumeError` if the guardian is gone."""
+        now_s = time.monotonic()
+        if now_s - self._beaten_s < _BEAT_S:
+            return
+        self._beaten_s = now_s
         assert self._process.stdin is not None
-        # It may be gone already, having made the file system writable: that shows at the end.
-        with contextlib.suppress(BrokenPipeError):
+        try:
             self._process.stdin.write(b"+")
+        except BrokenPipeError as error:
+            point = os.fsdecode(self._mount.mount_point)
+            why = "the process that would undo it is gone: the time was up, or it was killed"
+            raise VolumeError(f"hold {point}", why, "run it again") from error
 
     def undo(self) -> bool:
         """Make the file system writable, or have the guardian keep trying; `VolumeError` if neither can.

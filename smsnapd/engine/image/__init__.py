@@ -1,1 +1,1 @@
-"""Block images, from the reading side: where their bytes lie, one read at random, one written to a device."""
+"""Block images: a device read in cells and told by pieces; and brought back, or looked into."""

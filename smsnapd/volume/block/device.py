@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -22,8 +23,8 @@ _SECTOR: Final = 4096
 class Device:
     """An open device, or a file that is an image of one. Not for several threads.
 
-    With `direct` reads go to the device itself (O_DIRECT, open(2)). Raises `VolumeError` for what cannot be
-    opened or read.
+    With `direct` reads go to the device itself (O_DIRECT, open(2)). `tell`, if set, is called with every
+    read. Raises `VolumeError` for what cannot be opened or read.
     """
 
     def __init__(self, path: str, *, direct: bool = True) -> None:
@@ -38,6 +39,7 @@ class Device:
             ) from error
         self._window = memoryview(aligned_buffer(WINDOW))
         self._start = self._length = 0
+        self.tell: Callable[[], None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -55,6 +57,8 @@ class Device:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer`; it and `offset` are aligned to 4,096, but for an end that is the device's."""
+        if self.tell is not None:
+            self.tell()
         done = 0
         while done < len(buffer):
             try:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from smsnapd.errors import VolumeError
 from smsnapd.volume.block.ext4 import Range
 
 CELL: Final = 64 * 1024
@@ -21,10 +22,17 @@ _WIDTH: Final = 2
 
 
 def mapped_file(size: int, directory: Path) -> mmap.mmap:
-    """Zeros, `size` of them and at least one, in an unnamed file below `directory`."""
-    with tempfile.TemporaryFile(dir=directory) as file:
-        os.ftruncate(file.fileno(), max(size, 1))
-        return mmap.mmap(file.fileno(), max(size, 1))
+    """Zeros, `size` of them and at least one, in an unnamed file; `VolumeError` if there is no room.
+
+    The room is taken at once: a page that cannot be written later would end the process.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            return mmap.mmap(file.fileno(), max(size, 1))
+    except OSError as error:
+        what = f"make a working file of {size} bytes in {directory}"
+        raise VolumeError(what, error.strerror or str(error), "make room there") from error
 
 
 class Masks:

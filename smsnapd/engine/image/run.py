@@ -1,0 +1,357 @@
+"""One image of a volume: found, read, stored, committed, and the index of its tree behind it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from smsnapd import __version__
+from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.engine.durable import Durable
+from smsnapd.engine.extras import left_out
+from smsnapd.engine.heldvolume import opened_state, state_away
+from smsnapd.engine.history import History
+from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
+from smsnapd.engine.image.cellmap import CellMap
+from smsnapd.engine.image.names import Names
+from smsnapd.engine.image.passes import Moment, Passes
+from smsnapd.engine.image.storage import ImageStorage
+from smsnapd.engine.image.storing import ImageTask
+from smsnapd.engine.index import Parent, head_of, newest
+from smsnapd.engine.pool import default_workers
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.reuse import check_kept, reusable
+from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest
+from smsnapd.engine.tenure import Tenure
+from smsnapd.errors import VolumeError
+from smsnapd.format.image import Image
+from smsnapd.format.manifest import (
+    Completeness,
+    Consistency,
+    Issue,
+    Manifest,
+    ParentRef,
+    Source,
+    Statistics,
+)
+from smsnapd.format.names import ManifestName
+from smsnapd.model import CHUNK_TARGET, Entry, Extent, Listing, path_text
+from smsnapd.repository import Repository
+from smsnapd.repository.manifests import Recorded, commit_manifest
+from smsnapd.state import State, StateUpdate
+from smsnapd.store.base import StoreSettings
+from smsnapd.volume.block.device import Device, device_of
+from smsnapd.volume.frozen import check_may_freeze
+from smsnapd.volume.mounts import Mount, find_mount
+from smsnapd.volume.scan import Excludes, entry_of
+from smsnapd.volume.tarball.header import header
+from smsnapd.volume.tree import Tree
+
+SEGMENT_PIECES: Final = 65_536
+"""Data segments and extents of pieces after which a catalog segment ends: memory holds one's."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An image that was committed; `held_s` is how long writers waited for it at most."""
+
+    committed: Recorded
+    stored_cells: int
+    stored_bytes: int
+    held_s: float
+
+
+def image_mount(root: bytes, consistency: str) -> Mount:
+    """The mount of a volume of which an image can be made; VolumeError, saying why, of another.
+
+    That is the root directory of a file system on a block device, and not the system's own if it is to be
+    held.
+    """
+    mount = find_mount(root)
+    if mount.root != b"/" or mount.mount_point != os.path.realpath(root):
+        raise VolumeError(
+            f"make an image of {path_text(root)}",
+            f"it is not where a whole file system is mounted; {path_text(mount.mount_point)} is",
+            'an image is of a whole file system: name that, or use mode = "tar"',
+        )
+    if consistency != "live":
+        check_may_freeze(mount)
+    return mount
+
+
+def run_image(
+    repository: Repository,
+    settings: StoreSettings,
+    request: BackupRequest,
+    progress: Progress,
+    tenure: Tenure,
+    clock_ns: Callable[[], int],
+) -> Taken:
+    """Make an image of the volume's device and commit it, under the tenure that was begun.
+
+    Raises as `run_backup`. Whatever happens, the volume can be written to afterwards.
+    """
+    mount = image_mount(request.root, request.consistency)
+    with ExitStack() as stack:
+        state, directory = stack.enter_context(_state(repository, settings, request))
+        tree = stack.enter_context(Tree(request.root))
+        device = stack.enter_context(Device(device_of(mount)))
+        run = _ImageRun(
+            repository, settings, request, progress, tenure, clock_ns,
+            mount, state, directory, tree, device,
+        )  # fmt: skip
+        return run.go()
+
+
+@contextmanager
+def _state(
+    repository: Repository, settings: StoreSettings, request: BackupRequest
+) -> Iterator[tuple[State, Path]]:
+    """The index, and a directory for files; not on the volume, if that is to be held."""
+    place = (request.state_dir, repository.repository_id, request.volume, request.root, settings.url)
+    if request.consistency != "live":
+        with state_away(*place) as away:
+            yield away
+        return
+    with opened_state(*place, read_only=False) as state:
+        yield state, state.path.parent
+
+
+class _ImageRun:
+    def __init__(
+        self,
+        repository: Repository,
+        settings: StoreSettings,
+        request: BackupRequest,
+        progress: Progress,
+        tenure: Tenure,
+        clock_ns: Callable[[], int],
+        mount: Mount,
+        state: State,
+        directory: Path,
+        tree: Tree,
+        device: Device,
+    ) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._request = request
+        self._progress = progress
+        self._tenure = tenure
+        self._clock_ns = clock_ns
+        self._mount = mount
+        self._state = state
+        self._directory = directory
+        self._tree = tree
+        self._device = device
+        self._keys = repository.volume_keys(request.volume)
+
+    def go(self) -> Taken:
+        """From the head to the commit."""
+        history = History.load(self._repository, self._request.volume)
+        self._tenure.listed(history)
+        head = newest(self._repository, history)
+        digests = DigestFile(Path(f"{self._state.path}.image"))
+        remembered = digests.head()
+        before = find_before(self._repository, history, remembered.snapshot)
+        with ExitStack() as stack:
+            cells = CellMap(self._device.size, self._directory)
+            stack.callback(cells.close)
+            table = self._table(before)
+            if before is not None:
+                known = digests if before.snapshot == remembered.snapshot else None
+                before.take_over(cells, known, table.data_keys)
+            excludes = Excludes(self._request.exclude, left_out(self._request.state_dir, self._settings.url))
+            names = Names(self._tree, excludes, self._directory)
+            stack.callback(names.close)
+            storage = self._storage(table, cells, remembered.key)
+            with storage:
+                passes = self._passes(names, storage, remembered.key)
+                stack.callback(passes.close)
+                moment = self._read(passes)
+                image = self._image(passes)
+                recorded = self._commit(head, storage, table, names, image, moment)
+            digests.save(Remembered(recorded.name.snapshot, remembered.key, image.size), cells)
+        self._state.journal.clear()
+        return Taken(recorded, storage.stored_cells, recorded.manifest.statistics.stored_bytes, moment.held_s)
+
+    def _table(self, before: Before | None) -> ChunkTable:
+        """The chunks that need not be stored again."""
+        committed, journal = before.chunks if before else {}, self._state.journal.read()
+        wanted = {ref.key_id for ref in (*committed.values(), *journal)}
+        data_keys = self._tenure.existing_data_keys(wanted)
+        usable = [ref for ref in journal if ref.key_id in data_keys]
+        kept = reusable(self._repository, self._request.volume, usable)
+        return ChunkTable(committed, kept, data_keys)
+
+    def _storage(self, table: ChunkTable, cells: CellMap, digest_key: bytes) -> ImageStorage:
+        task = ImageTask(
+            repository_id=self._repository.id,
+            volume=self._request.volume,
+            chunk_names_key=self._keys.chunk_names,
+            data_key=self._tenure.data_key(),
+            known=table.known,
+            level=self._request.level,
+            settings=self._settings,
+            store=self._repository.store,
+            device=self._device.path,
+            digest_key=digest_key,
+        )
+        workers = self._request.workers
+        if workers is None:
+            workers = default_workers(self._settings.url)
+        durable = Durable(table, self._repository.store, self._state.journal)
+        renew = self._tenure.lease.renew
+        return ImageStorage(task, workers, cells, table, durable, renew, self._progress)
+
+    def _passes(self, names: Names, storage: ImageStorage, digest_key: bytes) -> Passes:
+        return Passes(
+            self._mount, self._device, digest_key, self._tree, names, storage, self._directory,
+            self._clock_ns, self._progress,
+        )  # fmt: skip
+
+    def _read(self, passes: Passes) -> Moment:
+        if self._request.consistency == "live":
+            return passes.live()
+        return passes.still(read_only=self._request.consistency == "read-only")
+
+    def _image(self, passes: Passes) -> Image:
+        geometry = passes.eyes.geometry
+        if geometry is None:
+            return Image(self._device.size, "", self._mount.filesystem_uuid)
+        return Image(self._device.size, "ext4", geometry.uuid)
+
+    def _commit(
+        self,
+        head: Parent | None,
+        storage: ImageStorage,
+        table: ChunkTable,
+        names: Names,
+        image: Image,
+        moment: Moment,
+    ) -> Recorded:
+        """The catalog, the manifest, and the index of the tree as it was then."""
+        catalog = CatalogBuilder(self._repository, self._request.volume, 0)
+        for entries in self._batches(storage, image, moment):
+            catalog.add(Listing(b"", _with_headers(storage, entries)))
+            catalog.finish()
+        storage.finish()
+        with self._state.update(anew=True) as update:
+            for listing in names.listings(moment.time_ns - UNSETTLED_NS):
+                update.put(listing)
+            self._progress.phase("commit")
+            manifest = self._manifest(head, catalog, table, names, image, moment, storage, update)
+            self._look_again(table, catalog, manifest)
+            recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
+            update.commit(head_of(recorded, self._tree.root, self._mount.filesystem_uuid), bare=True)
+        return recorded
+
+    def _batches(self, storage: ImageStorage, image: Image, moment: Moment) -> Iterator[list[Entry]]:
+        """The root and the pieces, as many at a time as one catalog segment is to tell."""
+        batch, size = [entry_of(b"", self._tree.stat(b""))], 0
+        for piece in storage.cells.pieces(image, moment.time_ns):
+            batch.append(piece)
+            size += len(piece.segments) + len(piece.content)
+            if size >= SEGMENT_PIECES:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
+
+    def _look_again(self, table: ChunkTable, catalog: CatalogBuilder, manifest: Manifest) -> None:
+        """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
+        lasted_s = self._tenure.lasted_s
+        if lasted_s > self._request.grace_s / 2:
+            fresh = [table[number] for number in catalog.rows if number >= table.first_new]
+            volume = self._request.volume
+            check_kept(self._repository, volume, fresh, manifest.catalog, lasted_s=lasted_s)
+
+    def _manifest(
+        self,
+        head: Parent | None,
+        catalog: CatalogBuilder,
+        table: ChunkTable,
+        names: Names,
+        image: Image,
+        moment: Moment,
+        storage: ImageStorage,
+        update: StateUpdate,
+    ) -> Manifest:
+        name = ManifestName(
+            volume=self._request.volume,
+            sequence=head.name.sequence + 1 if head else 1,
+            generation=self._tenure.lease.generation,
+            time_us=moment.time_ns // 1000,
+            kind="full",
+            snapshot=secrets.token_hex(8),
+        )
+        nothing = Attachments(name.object_name())
+        counts, report = update.counts, names.report
+        # They are in the image; but what becomes of what is below them no delta can tell.
+        unreadable = tuple(sorted(Issue(path, f"unreadable: {why}") for path, why in report.unreadable))
+        return Manifest(
+            repository_id=self._repository.id,
+            name=name,
+            finished_us=self._clock_ns() // 1000,
+            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            program=f"smsnapd {__version__}",
+            host=socket.gethostname(),
+            source=Source(path_text(self._tree.root), self._mount.filesystem_uuid),
+            consistency=_consistency(self._request.consistency),
+            completeness=Completeness(
+                method="scan",
+                complete=not unreadable,
+                incomplete=unreadable,
+                skipped=tuple(Issue(path, why) for path, why in report.skipped),
+            ),
+            statistics=Statistics(
+                entries=counts.entries,
+                files=counts.files,
+                bytes=counts.bytes,
+                stored_bytes=storage.stored_bytes + catalog.stored_bytes,
+                changed=storage.stored_cells,
+                deleted=0,
+            ),
+            owners=catalog.owners(),
+            chunks=chunk_rows(catalog, table, nothing),
+            catalog=tuple(ref for ref, _ in catalog.segments),
+            image=image,
+        )
+
+
+def _consistency(asked: str) -> Consistency:
+    if asked == "live":
+        return "live"
+    return "read-only" if asked == "read-only" else "freeze"
+
+
+def _with_headers(storage: ImageStorage, entries: list[Entry]) -> list[Entry]:
+    """The entries, their tar headers stored in chunks apart from what they contain."""
+    placed: list[Entry] = []
+    waiting: list[tuple[Entry, bytes]] = []
+    size = 0
+    for entry in entries:
+        head = header(entry.name, entry, b"", b"")
+        if waiting and size + len(head) > CHUNK_TARGET * 2:
+            placed += _placed(storage.headers(b"".join(text for _, text in waiting)), waiting)
+            waiting, size = [], 0
+        waiting.append((entry, head))
+        size += len(head)
+    if waiting:
+        placed += _placed(storage.headers(b"".join(text for _, text in waiting)), waiting)
+    return placed
+
+
+def _placed(chunk: int, waiting: list[tuple[Entry, bytes]]) -> Iterator[Entry]:
+    offset = 0
+    for entry, head in waiting:
+        yield msgspec.structs.replace(entry, header=Extent(chunk, offset, len(head)))
+        offset += len(head)
