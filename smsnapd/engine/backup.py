@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from smsnapd.engine.changes import ChangeSet
@@ -17,14 +17,22 @@ from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.extras import left_out
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.index import Parent, begin_anew, bring_up, continued_elsewhere, parent_of, rolled_back
+from smsnapd.engine.index import (
+    LostTreeError,
+    Parent,
+    begin_anew,
+    bring_up,
+    continued_elsewhere,
+    cut_off,
+    parent_of,
+)
 from smsnapd.engine.leaseplace import lease_note
 from smsnapd.engine.looks import HintedLooks, Hints, Look, look_everywhere, stat_entry
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter, by_path
-from smsnapd.engine.tenure import Tenure
+from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.manifest import Issue
@@ -107,6 +115,27 @@ def _run(
     tenure: Tenure | None,
     clock_ns: Callable[[], int],
 ) -> BackupOutcome:
+    notes: list[str] = []
+    if not (request.mode == "block" and request.full):
+        outcome = _of_files(repository, settings, request, progress, tenure, clock_ns, notes)
+        if outcome is not None:
+            return outcome
+    return _of_device(repository, settings, request, progress, tenure, clock_ns, notes)
+
+
+def _of_files(
+    repository: Repository,
+    settings: StoreSettings,
+    request: BackupRequest,
+    progress: Progress,
+    tenure: Tenure | None,
+    clock_ns: Callable[[], int],
+    notes: list[str],
+) -> BackupOutcome | None:
+    """A snapshot of the tree; None if there must be an image first, and this told `notes` why."""
+    if request.mode == "block":
+        # What the setting says is for images: between them nobody is to wait.
+        request = replace(request, consistency="live")
     with ExitStack() as stack:
         state = stack.enter_context(
             opened_state(
@@ -119,9 +148,39 @@ def _run(
             )
         )
         tree = stack.enter_context(Tree(request.root))
-        run = _Run(repository, settings, request, progress, state, tree, clock_ns)
+        run = _Run(repository, settings, request, progress, state, tree, clock_ns, notes)
         stack.callback(run.close)
         return run.go(tenure)
+
+
+def _of_device(
+    repository: Repository,
+    settings: StoreSettings,
+    request: BackupRequest,
+    progress: Progress,
+    tenure: Tenure | None,
+    clock_ns: Callable[[], int],
+    notes: list[str],
+) -> BackupOutcome:
+    """An image of the volume's device; on a dry run what one would read."""
+    from smsnapd.engine.image.run import bytes_in_use, run_image
+
+    if tenure is None:
+        size = bytes_in_use(request)
+        return BackupOutcome(None, 0, 0, 0, size, size, (), tuple(notes))
+    taken = run_image(repository, settings, request, progress, tenure, clock_ns, notes)
+    tenure.stands_at(parent_of(taken.committed))
+    summary = summarise(taken.committed)
+    return BackupOutcome(
+        snapshot=summary,
+        changed=taken.stored_cells,
+        deleted=0,
+        files=summary.files,
+        bytes=summary.bytes,
+        new_bytes=summary.stored_bytes,
+        incomplete=summary.incomplete,
+        notes=tuple(notes),
+    )
 
 
 class _Run:
@@ -136,6 +195,7 @@ class _Run:
         state: State,
         tree: Tree,
         clock_ns: Callable[[], int],
+        notes: list[str],
     ) -> None:
         self._repository = repository
         self._settings = settings
@@ -149,7 +209,8 @@ class _Run:
         self._reader = PackReader(tree, state.digest_key, Owners())
         restat = None if request.hints is None else self._stat_now
         self._changes = ChangeSet(state, reread=request.reread, restat=restat)
-        self._notes: list[str] = []
+        self._notes = notes
+        self._lost = False
         self._companion = Companion(request.root, request.environment, progress)
 
     def close(self) -> None:
@@ -157,15 +218,20 @@ class _Run:
         self._companion.close()
         self._changes.close()
 
-    def go(self, tenure: Tenure | None) -> BackupOutcome:
-        """Do it. Without a tenure nothing is written (a dry run)."""
+    def go(self, tenure: Tenure | None) -> BackupOutcome | None:
+        """Do it; None, and nothing is done, if an image is due. Without a tenure nothing is written."""
         lease = None
         if tenure is not None:
             lease = tenure.lease
             self._note_taken(lease)
         head = self._known_head(tenure) or self._listed_head(tenure)
-        full = self._request.full or head is None
+        full = self._request.full or head is None or self._lost
         self._refuse_empty(head)
+        if full and self._request.mode == "block":
+            return None
+        if full and self._state.is_bare:
+            # Entries that lie in an image have no extents that a full of files could name.
+            self._state.forget()
         hints = self._usable_hints(head, full)
         if full and tenure is not None:
             self._companion.begin(self._left_out())
@@ -209,9 +275,8 @@ class _Run:
 
     def _note_taken(self, lease: Lease) -> None:
         """Say once from whom the lease was taken."""
-        if lease.taken_from:
-            self._note(f"the lease was taken over from {lease.taken_from}, whose runs fail from now on")
-            lease.taken_from = ""
+        if text := taken_over(lease):
+            self._note(text)
 
     def _known_head(self, tenure: Tenure | None) -> Parent | None:
         """The newest commit, if it is known without asking, and the index mirrors it."""
@@ -237,10 +302,8 @@ class _Run:
         history = History.load(self._repository, self._request.volume)
         if tenure is not None:
             tenure.listed(history)
-        if rolled_back(history, self._state):
-            self._note(
-                "recovery points that were made from here are no longer in the repository: run `smsnap check`"
-            )
+        if text := cut_off(history, self._state):
+            self._note(text)
         head = self._head(history)
         if tenure is not None:
             tenure.stands_at(head)
@@ -252,6 +315,10 @@ class _Run:
             if elsewhere := continued_elsewhere(history, self._state, self._filesystem):
                 self._note(elsewhere)
             return bring_up(self._repository, history, self._state, self._tree.root, self._filesystem)
+        except LostTreeError as error:
+            self._note(f"{error.why}: a new full is made")
+            self._lost = True
+            return begin_anew(self._repository, history, self._state)
         except DamageError as error:
             if not self._request.full:
                 hint = "recovery points from here on need a new full: smsnap backup --full"

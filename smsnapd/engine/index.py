@@ -9,12 +9,17 @@ from typing import NamedTuple
 
 from smsnapd.engine.history import History
 from smsnapd.engine.tree import SnapshotTree
+from smsnapd.errors import SmsnapError
 from smsnapd.format.manifest import Issue, manifest_hash
 from smsnapd.format.names import ManifestName
 from smsnapd.model import Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded
 from smsnapd.state import Head, State
+
+
+class LostTreeError(SmsnapError):
+    """The chain begins with an image, and what its tree was is known to the lost index alone."""
 
 
 class Parent(NamedTuple):
@@ -43,7 +48,8 @@ def bring_up(
     """Make `state` mirror the newest commit of `history`; that commit, None if there is none.
 
     An index of another commit or another volume is made anew from the catalogs. Then no digests are
-    known: what a stat cannot tell apart is read again, once. DamageError if they are not whole.
+    known: what a stat cannot tell apart is read again, once. DamageError if they are not whole, LostTreeError
+    if there are none, because the chain begins with an image.
     """
     name = history.head_name
     if name is None:
@@ -73,6 +79,9 @@ def _make_anew(
     repository: Repository, history: History, state: State, recorded: Recorded, head: Head
 ) -> None:
     tree = SnapshotTree(repository, history.chain(recorded.name.snapshot))
+    if tree.image is not None:
+        why = "the local state of the tree that was in the image is lost, or of another commit"
+        raise LostTreeError(f"go on behind the image {tree.base.name.snapshot}", why)
     with state.update(anew=True) as update:
         # A directory may come in several listings in a row; the index keeps each in one.
         for directory, listings in groupby(tree.listings(), attrgetter("directory")):
@@ -85,6 +94,13 @@ def rolled_back(history: History, state: State) -> bool:
     """Whether the repository lacks a snapshot that was committed from here: its newest end was cut off."""
     newest = state.newest_seen
     return newest is not None and not history.accounts_for(*newest)
+
+
+def cut_off(history: History, state: State) -> str:
+    """What to say if the repository was `rolled_back`; "" if it was not."""
+    if not rolled_back(history, state):
+        return ""
+    return "recovery points that were made from here are no longer in the repository: run `smsnap check`"
 
 
 def continued_elsewhere(history: History, state: State, filesystem: str) -> str:

@@ -159,7 +159,7 @@ class SnapshotWriter:
             manifest = self._manifest(
                 name, head, assembler, incomplete, catalog, table, attachments, new_bytes, update.counts
             )
-            manifest = self._with_report(manifest, tenure, companion)
+            manifest = with_report(manifest, self._repository, tenure, companion)
             self._progress.phase("commit")
             self._look_again(tenure, table, catalog.rows, manifest)
             self._check_held()
@@ -167,14 +167,6 @@ class SnapshotWriter:
             self._update_index(update, committed, table, set(catalog.rows))
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
-
-    def _with_report(self, manifest: Manifest, tenure: Tenure, companion: Companion) -> Manifest:
-        """The manifest with the environment report, if there is one: a chunk that no entry names."""
-        report = companion.report(tenure.lease.renew)
-        if not report:
-            return manifest
-        ref = put_report(self._repository, self._request.volume, tenure.data_key(), report)
-        return replace(manifest, chunks=(*manifest.chunks, ref), environment=ref.name_hash)
 
     def _check_held(self) -> None:
         """VolumeError if the volume was to be held read-only and is so no more; all has been read by now."""
@@ -338,6 +330,15 @@ class SnapshotWriter:
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         head = head_of(committed, self._scanned.root, self._scanned.filesystem)
         update.commit(head, bare=False if full else None)
+
+
+def with_report(manifest: Manifest, repository: Repository, tenure: Tenure, companion: Companion) -> Manifest:
+    """The manifest with the environment report, if there is one: a chunk that no entry names."""
+    report = companion.report(tenure.lease.renew)
+    if not report:
+        return manifest
+    ref = put_report(repository, manifest.name.volume, tenure.data_key(), report)
+    return replace(manifest, chunks=(*manifest.chunks, ref), environment=ref.name_hash)
 
 
 def by_path(issues: list[Issue]) -> list[Issue]:

@@ -24,6 +24,12 @@ DATA_KEY_S: Final = 86400.0
 """How long one data key is used."""
 
 
+def taken_over(lease: Lease) -> str:
+    """From whom the lease was taken, to be told once; "" if it was free, or that was told."""
+    who, lease.taken_from = lease.taken_from, ""
+    return f"the lease was taken over from {who}, whose runs fail from now on" if who else ""
+
+
 class _MadeKey(NamedTuple):
     """A data key, and when it was made by the steady clock."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import msgspec
 from smsnapd import __version__
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.durable import Durable
+from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.extras import left_out
-from smsnapd.engine.heldvolume import opened_state, state_away
+from smsnapd.engine.heldvolume import WORKING_FILES, opened_state, state_away
 from smsnapd.engine.history import History
 from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
 from smsnapd.engine.image.cellmap import CellMap
@@ -25,13 +27,13 @@ from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.index import Parent, head_of, newest
+from smsnapd.engine.index import Parent, cut_off, head_of, newest
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
 from smsnapd.engine.reuse import check_kept, reusable
-from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest
-from smsnapd.engine.tenure import Tenure
+from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, with_report
+from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import VolumeError
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import (
@@ -49,7 +51,9 @@ from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded, commit_manifest
 from smsnapd.state import State, StateUpdate
 from smsnapd.store.base import StoreSettings
+from smsnapd.volume.block.cells import data_length
 from smsnapd.volume.block.device import Device, device_of
+from smsnapd.volume.block.look import Eyes, Log
 from smsnapd.volume.frozen import check_may_freeze
 from smsnapd.volume.mounts import Mount, find_mount
 from smsnapd.volume.scan import Excludes, entry_of
@@ -95,10 +99,12 @@ def run_image(
     progress: Progress,
     tenure: Tenure,
     clock_ns: Callable[[], int],
+    notes: list[str],
 ) -> Taken:
     """Make an image of the volume's device and commit it, under the tenure that was begun.
 
-    Raises as `run_backup`. Whatever happens, the volume can be written to afterwards.
+    `notes` gets what a person should know. Raises as `run_backup`. Whatever happens, the volume can be
+    written to afterwards.
     """
     mount = image_mount(request.root, request.consistency)
     with ExitStack() as stack:
@@ -107,9 +113,25 @@ def run_image(
         device = stack.enter_context(Device(device_of(mount)))
         run = _ImageRun(
             repository, settings, request, progress, tenure, clock_ns,
-            mount, state, directory, tree, device,
+            mount, state, directory, tree, device, notes,
         )  # fmt: skip
+        stack.callback(run.close)
         return run.go()
+
+
+def bytes_in_use(request: BackupRequest) -> int:
+    """How much of the volume's device an image would read, in bytes."""
+    mount = image_mount(request.root, request.consistency)
+    with (
+        tempfile.TemporaryDirectory(prefix="smsnapd-", dir=WORKING_FILES) as directory,
+        Device(device_of(mount)) as device,
+    ):
+        eyes = Eyes(device, Path(directory))
+        try:
+            allocated = eyes.look(0, Log.LEFT_OUT).allocated
+            return sum(data_length(cell, allocated[cell], device.size) for cell in range(allocated.cells))
+        finally:
+            eyes.close()
 
 
 @contextmanager
@@ -140,6 +162,7 @@ class _ImageRun:
         directory: Path,
         tree: Tree,
         device: Device,
+        notes: list[str],
     ) -> None:
         self._repository = repository
         self._settings = settings
@@ -152,12 +175,25 @@ class _ImageRun:
         self._directory = directory
         self._tree = tree
         self._device = device
+        self._notes = notes
         self._keys = repository.volume_keys(request.volume)
+        self._companion = Companion(request.root, request.environment, progress)
+
+    def close(self) -> None:
+        """Let go of what the run holds; safe at any moment."""
+        self._companion.close()
+
+    def _note(self, text: str) -> None:
+        self._notes.append(text)
+        self._progress.note(text)
 
     def go(self) -> Taken:
         """From the head to the commit."""
         history = History.load(self._repository, self._request.volume)
         self._tenure.listed(history)
+        for text in filter(None, (taken_over(self._tenure.lease), cut_off(history, self._state))):
+            self._note(text)
+        self._companion.begin(left_out(self._request.state_dir, self._settings.url))
         head = newest(self._repository, history)
         digests = DigestFile(Path(f"{self._state.path}.image"))
         remembered = digests.head()
@@ -181,6 +217,9 @@ class _ImageRun:
                 recorded = self._commit(head, storage, table, names, image, moment)
             digests.save(Remembered(recorded.name.snapshot, remembered.key, image.size), cells)
         self._state.journal.clear()
+        self._notes += self._companion.notes
+        if moment.held_s:
+            self._note(f"the volume was held for {moment.held_s:.2f} seconds")
         return Taken(recorded, storage.stored_cells, recorded.manifest.statistics.stored_bytes, moment.held_s)
 
     def _table(self, before: Before | None) -> ChunkTable:
@@ -249,6 +288,7 @@ class _ImageRun:
                 update.put(listing)
             self._progress.phase("commit")
             manifest = self._manifest(head, catalog, table, names, image, moment, storage, update)
+            manifest = with_report(manifest, self._repository, self._tenure, self._companion)
             self._look_again(table, catalog, manifest)
             recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
             update.commit(head_of(recorded, self._tree.root, self._mount.filesystem_uuid), bare=True)
