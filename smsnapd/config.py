@@ -224,11 +224,14 @@ class EncryptionConfig:
 class BackupConfig:
     """How a snapshot is made. zstd's levels: negative ones are quicker and store more.
 
+    `mode` is that of fulls; what comes between them is of files. An empty `consistency` is "live" for tar,
+    and "freeze" for block.
+
     With `environment` a full has a report of what is needed to make the volume's environments again.
     """
 
     mode: str = _key(_choice("tar", "block"), "tar")
-    consistency: str = _key(_choice("live", "read-only", "freeze"), "live")
+    consistency: str = _key(_choice("", "live", "read-only", "freeze"), "")
     compression_level: int = _key(_number(-50, 19), 1)
     environment: bool = _key(_flag, True)
 

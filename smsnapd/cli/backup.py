@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 EXAMPLES = """
 smsnap backup                    what changed since the last snapshot, else everything
 smsnap backup --full             a snapshot that is complete in itself
+smsnap backup --mode block       an image of the volume's device, whatever is configured
 smsnap backup --dry-run          say what would be stored
 smsnap backup --take-over        go on with a chain that another machine has written to
 """
@@ -46,7 +47,7 @@ progress, on standard error, a line each:
 @click.option(
     "--mode",
     type=click.Choice(["tar", "block"]),
-    help="What a full is made of; default: the configuration's.",
+    help="What a full is made of; default: the configuration's. With block it is made now.",
 )
 @click.option("--reread", is_flag=True, help="Read what seems unchanged too.")
 @click.option("--dry-run", is_flag=True, help="Store nothing; say what would be.")
@@ -60,6 +61,10 @@ def backup(full: bool, mode: str | None, reread: bool, dry_run: bool, take_over:
     changed since the last snapshot, and no full was asked for, there is no new one. If a daemon protects
     this volume, it makes the snapshot, and goes on with it if this command is interrupted.
 
+    An image (--mode block) is always a full: what the volume's file system has in use, read while it is in
+    use, and then, while the volume is frozen for a moment, what changed meanwhile. Snapshots behind it are of
+    files again.
+
     One writer at a time owns a volume's chain. If it is another one that is to end, --take-over takes the
     chain from it; if it is another notebook, give this one's volume a name of its own (volume.name) instead.
     """
@@ -71,16 +76,16 @@ def backup(full: bool, mode: str | None, reread: bool, dry_run: bool, take_over:
         config = replace(config, backup=replace(config.backup, mode=mode))
     request = replace(
         protection.backup_request(config, volume),
-        full=full, reread=reread, dry_run=dry_run, take_over=take_over,
+        full=full or mode == "block", reread=reread, dry_run=dry_run, take_over=take_over,
     )  # fmt: skip
-    outcome = None if dry_run else _by_daemon(session, request)
+    outcome = None if dry_run else _by_daemon(session, request, mode or "")
     if outcome is None:
         outcome = replace(_alone(session, request), requests=session.requests)
     _report(session, outcome, dry_run)
     return INCOMPLETE if outcome.incomplete else 0
 
 
-def _by_daemon(session: Session, request: BackupRequest) -> BackupOutcome | None:
+def _by_daemon(session: Session, request: BackupRequest, mode: str) -> BackupOutcome | None:
     """What the daemon did; None if there is none for this volume and repository, or it is out of reach."""
     from smsnapd.daemon.asking import NotAllowedError, ask_backup
     from smsnapd.daemon.control import Request
@@ -88,7 +93,7 @@ def _by_daemon(session: Session, request: BackupRequest) -> BackupOutcome | None
 
     path, url = os.fsdecode(request.root), session.settings.url
     wanted = {"full": request.full, "reread": request.reread, "take_over": request.take_over}
-    asked = Request("backup", request.volume, path, url, **wanted)
+    asked = Request("backup", request.volume, path, url, mode, **wanted)
     with session.progress() as progress:
         try:
             return ask_backup(runtime_dir(os.environ), asked, progress)

@@ -47,12 +47,13 @@ class Nobody:
 
 @dataclass(frozen=True)
 class Demand:
-    """A backup that was asked for, now."""
+    """A backup that was asked for, now; of a full the mode, "" for that which is configured."""
 
     full: bool = False
     reread: bool = False
     take_over: bool = False
     reply: Reply = Nobody()  # noqa: RUF009 - it has no state
+    mode: str = ""
 
 
 class Agenda:

@@ -1,10 +1,10 @@
 """The control socket, the daemon's end: who may ask, what can be asked, and the answers as they come.
 
 One JSON object a line, both ways; one request a connection.
-`{"request": "status"}` is answered by the status. `{"request": "backup", "volume", "path", "url", "full",
-"reread", "take_over"}` by lines of progress (`{"event": "progress"|"note", …}`, as `smsnap backup --json`
-has them), and at last by `{"event": "done", "outcome"}` or `{"event": "failed", "error", "what", "why",
-"hint"}`. A daemon that serves another volume or repository says `{"event": "elsewhere"}`.
+`{"request": "status"}` is answered by the status. `{"request": "backup", "volume", "path", "url", "mode",
+"full", "reread", "take_over"}` by lines of progress (`{"event": "progress"|"note", …}`, as `smsnap backup
+--json` has them), and at last by `{"event": "done", "outcome"}` or `{"event": "failed", "error", "what",
+"why", "hint"}`. A daemon that serves another volume or repository says `{"event": "elsewhere"}`.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Request(msgspec.Struct, frozen=True):
     volume: str = ""
     path: str = ""
     url: str = ""
+    mode: str = ""
     full: bool = False
     reread: bool = False
     take_over: bool = False
@@ -211,7 +212,7 @@ class ControlServer:
             connection.sendall(b'{"event": "elsewhere"}\n')
             return
         answers = Answers()
-        demand = Demand(request.full, request.reread, request.take_over, answers)
+        demand = Demand(request.full, request.reread, request.take_over, answers, request.mode)
         if not self._asked.demand(demand):
             _refuse(connection, "it is stopping, or too much is asked for already", "try again later")
             return

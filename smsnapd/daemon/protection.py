@@ -130,13 +130,12 @@ def backup_request(config: Config, volume: str) -> BackupRequest:
     from smsnapd.engine.backup import BackupRequest
     from smsnapd.engine.environment.companion import EnvironmentRequest
 
-    if config.backup.mode == "block":
-        raise UsageError("back up in block mode", "it is not yet available", "use mode tar")
     return BackupRequest(
         root=os.fsencode(volume_root(config)),
         volume=volume,
         exclude=exclude_patterns(config),
         state_dir=state_dir(config),
+        mode=config.backup.mode,
         consistency=config.backup.consistency,
         level=config.backup.compression_level,
         grace_s=config.retention.grace.total_seconds(),

@@ -99,6 +99,7 @@ class Runs:
         """One snapshot, of what `hints` name or of everything that changed. Raises what the engine raises."""
         request = replace(
             self._plan.request,
+            mode=demand.mode or self._plan.request.mode,
             full=demand.full,
             reread=demand.reread,
             take_over=demand.take_over,

@@ -133,9 +133,9 @@ def _of_files(
     notes: list[str],
 ) -> BackupOutcome | None:
     """A snapshot of the tree; None if there must be an image first, and this told `notes` why."""
-    if request.mode == "block":
-        # What the setting says is for images: between them nobody is to wait.
-        request = replace(request, consistency="live")
+    # What the setting says is for fulls, if these are images: between them nobody is to wait.
+    consistency = "live" if request.mode == "block" else request.consistency
+    request = replace(request, consistency=consistency or "live")
     with ExitStack() as stack:
         state = stack.enter_context(
             opened_state(
@@ -165,6 +165,7 @@ def _of_device(
     """An image of the volume's device; on a dry run what one would read."""
     from smsnapd.engine.image.run import bytes_in_use, run_image
 
+    request = replace(request, consistency=request.consistency or "freeze")
     if tenure is None:
         size = bytes_in_use(request)
         return BackupOutcome(None, 0, 0, 0, size, size, (), tuple(notes))

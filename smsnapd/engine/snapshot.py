@@ -59,7 +59,8 @@ class BackupRequest:
     With `hints` only what they name is looked at, for who has watched the volume since the last commit
     without a gap; they are ignored where a scan must be of everything. `take_over` takes the lease from
     whoever has it. `grace_s` is how long garbage stays on a list before it is deleted. With `environment` a
-    full gets a report of what is needed to make the volume's environments again.
+    full gets a report of what is needed to make the volume's environments again. `consistency` "" is "live"
+    for files, and "freeze" for images; what it says is for fulls, if these are images.
     """
 
     root: bytes
@@ -72,7 +73,7 @@ class BackupRequest:
     hints: Hints | None = None
     dry_run: bool = False
     take_over: bool = False
-    consistency: str = "live"
+    consistency: str = ""
     level: int = 1
     workers: int | None = None
     grace_s: float = GRACE_S

@@ -45,7 +45,7 @@ def test_defaults_without_a_file(tmp_path: Path, home: Path) -> None:
     assert (config.volume.path, config.volume.name, config.volume.exclude) == (None, "", ())
     assert (config.backup.mode, config.backup.consistency, config.backup.compression_level) == (
         "tar",
-        "live",
+        "",
         1,
     )
     assert config.schedule.incremental == timedelta(minutes=5)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.durable import Durable
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.extras import left_out
-from smsnapd.engine.heldvolume import WORKING_FILES, opened_state, state_away
+from smsnapd.engine.heldvolume import opened_state, state_away
 from smsnapd.engine.history import History
 from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
 from smsnapd.engine.image.cellmap import CellMap
@@ -51,9 +50,8 @@ from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded, commit_manifest
 from smsnapd.state import State, StateUpdate
 from smsnapd.store.base import StoreSettings
-from smsnapd.volume.block.cells import data_length
 from smsnapd.volume.block.device import Device, device_of
-from smsnapd.volume.block.look import Eyes, Log
+from smsnapd.volume.block.ext4 import read_geometry
 from smsnapd.volume.frozen import check_may_freeze
 from smsnapd.volume.mounts import Mount, find_mount
 from smsnapd.volume.scan import Excludes, entry_of
@@ -120,18 +118,13 @@ def run_image(
 
 
 def bytes_in_use(request: BackupRequest) -> int:
-    """How much of the volume's device an image would read, in bytes."""
+    """How much of the volume's device an image would read, in bytes, about."""
     mount = image_mount(request.root, request.consistency)
-    with (
-        tempfile.TemporaryDirectory(prefix="smsnapd-", dir=WORKING_FILES) as directory,
-        Device(device_of(mount)) as device,
-    ):
-        eyes = Eyes(device, Path(directory))
-        try:
-            allocated = eyes.look(0, Log.LEFT_OUT).allocated
-            return sum(data_length(cell, allocated[cell], device.size) for cell in range(allocated.cells))
-        finally:
-            eyes.close()
+    with Device(device_of(mount)) as device:
+        if read_geometry(device) is None:
+            return device.size
+    room = os.statvfs(mount.mount_point)
+    return (room.f_blocks - room.f_bfree) * room.f_frsize
 
 
 @contextmanager

@@ -188,7 +188,6 @@ def test_where_things_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         ('[schedule]\nfull = "0 3 * * someday"', "schedule.full"),
         ('[schedule]\ncheck = "0 25 * * *"', "schedule.check"),
         ('[schedule]\nquiet = "soon"', "schedule.quiet"),
-        ('[backup]\nmode = "block"', "block"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_begins(tmp_path: Path, more: str, expected: str) -> None:

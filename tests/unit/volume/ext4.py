@@ -34,6 +34,22 @@ def loop_ext4(directory: Path, name: str, options: str = "loop", size: str = "12
 
 
 @contextlib.contextmanager
+def watched_over(point: Path, limit_s: int = 300) -> Iterator[Path]:
+    """A process beside the test thaws what is mounted at `point` when the test ends, however, or hangs."""
+    script = 'read -t "$2" line; while fsfreeze -u "$1"; do :; done'
+    watchdog = subprocess.Popen(
+        ["bash", "-c", script, "watchdog", point, str(limit_s)],
+        stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True, cwd="/",
+    )  # fmt: skip
+    try:
+        yield point
+    finally:
+        assert watchdog.stdin is not None
+        watchdog.stdin.close()
+        watchdog.wait()
+
+
+@contextlib.contextmanager
 def as_nobody() -> Iterator[None]:
     """Be a user without rights for a while; what is open stays open."""
     if os.geteuid() != 0:
