@@ -330,7 +330,7 @@ class SnapshotWriter:
         """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         head = head_of(committed, self._scanned.root, self._scanned.filesystem)
-        update.commit(head, bare=False if full else None)
+        update.commit(head, bare=False if committed.name.kind == "full" else None)
 
 
 def with_report(manifest: Manifest, repository: Repository, tenure: Tenure, companion: Companion) -> Manifest:
