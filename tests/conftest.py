@@ -74,7 +74,7 @@ def moto_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @cache
-def _sdk_data() -> Any:
+def sdk_data() -> Any:
     """The SDK's description of S3. Shared, since reading it takes 0.1 s a client."""
     from botocore.loaders import create_loader
 
@@ -102,7 +102,7 @@ def s3_settings(monkeypatch: pytest.MonkeyPatch) -> Callable[..., StoreSettings]
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setattr("botocore.session.create_loader", lambda *_: _sdk_data())
+    monkeypatch.setattr("botocore.session.create_loader", lambda *_: sdk_data())
     return make
 
 

@@ -30,6 +30,7 @@ from smsnapd.store import StoreSettings, open_store
 from smsnapd.store.memory import MemoryStore, open_memory
 from smsnapd.store.retry import Backoff
 from smsnapd.store.s3 import S3Store, open_s3
+from tests.conftest import sdk_data
 from tests.fault.faulty import Crash, Fault, FaultyStore
 from tests.fault.proxy import (
     Answer,
@@ -278,6 +279,7 @@ def _credentials(seaweed: S3Server) -> Iterator[None]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", seaweed.secret_key)
         for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
             patch.setenv(name, os.devnull)
+        patch.setattr("botocore.session.create_loader", lambda *_: sdk_data())
         yield
 
 
