@@ -44,7 +44,7 @@ from smsnapd.store.s3_body import prepare_puts, request_body
 from smsnapd.store.s3_client import MAX_CONNECTIONS, Clients, new_client
 from smsnapd.store.s3_download import read_answer
 from smsnapd.store.s3_listing import KeyOrder, Page
-from smsnapd.store.s3_locks import Locks, lock_options
+from smsnapd.store.s3_locks import Locks, lock_options, sum_retentions
 from smsnapd.store.s3_objects import PlainObjects
 from smsnapd.store.s3_options import pay_for_requests, put_options
 from smsnapd.store.s3_stock import Stocked, stock
@@ -311,6 +311,7 @@ class S3Store:
         if self._settings.request_payer:
             pay_for_requests(client)
         prepare_puts(client, self._pacer)
+        sum_retentions(client)
         return client
 
     @contextlib.contextmanager

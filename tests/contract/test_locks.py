@@ -117,6 +117,15 @@ def test_a_lock_is_extended_and_never_shortened(bucket: Bucket, locking: S3Store
     assert abs(bucket.left_s(CHUNK, now_s) - 50 * DAY_S) < 2
 
 
+def test_what_extends_a_lock_bears_both_sums(bucket: Bucket) -> None:
+    with FaultProxy(bucket.server.endpoint) as proxy:
+        with closing(open_s3(replace(bucket.settings, endpoint_url=proxy.endpoint))) as store:
+            store.put(CHUNK, b"x")
+            store.lock(CHUNK, store.now() + 40 * DAY_S)
+        (request,) = (request for request in proxy.seen if request.path.endswith("retention"))
+    assert {"content-md5", "x-amz-checksum-crc32"} <= set(request.headers)
+
+
 def test_one_that_is_not_locked_is_locked(bucket: Bucket, locking: S3Store) -> None:
     with closing(open_s3(replace(bucket.settings, object_lock=""))) as plain:
         plain.put(CHUNK, b"x")

@@ -82,6 +82,31 @@ def test_old_uploads_below_the_prefix_are_aborted(
     client.close()
 
 
+@pytest.mark.server
+def test_a_prune_aborts_uploads_that_somebody_left(
+    seaweed: S3Server,
+    s3_settings: Callable[..., StoreSettings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those older than the grace; and this program has made none. To moto all are of 2010."""
+    settings = s3_settings(seaweed, prefix="team")
+    (tmp_path / "volume").mkdir()
+    protected = Protected.create(tmp_path / "volume", tmp_path / "state", settings)
+    (protected.root / "large").write_bytes(os.urandom(20_000_000))
+    protected.backup()
+    bucket, key = settings.url.split("/")[2], f"team/volumes/{VOLUME}/chunks/00/left"
+    client = seaweed.client()
+    assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    client.create_multipart_upload(Bucket=bucket, Key=key)
+    assert prune(protected, write_key=False).uploads == 0
+    now = S3Store.now
+    monkeypatch.setattr(S3Store, "now", lambda self: now(self) + GRACE_S + 60)
+    assert prune(protected, write_key=False).uploads == 1
+    assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
+    client.close()
+
+
 class Uploads:
     """A client for uploads to keys, a page of one at a time; one of them is gone when it is to be aborted."""
 

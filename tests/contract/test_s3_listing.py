@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from smsnapd.store import StoreSettings
 from smsnapd.store.retry import Backoff
 from smsnapd.store.s3 import S3Store
+from tests.fault.proxy import FaultProxy
 from tests.servers import S3Server
 
 pytestmark = pytest.mark.server
@@ -23,6 +25,27 @@ NAMES = sorted(
 def server(request: pytest.FixtureRequest) -> S3Server:
     found: S3Server = request.getfixturevalue(request.param)
     return found
+
+
+def test_a_directory_is_one_listing_a_page(
+    server: S3Server, s3_settings: Callable[..., StoreSettings]
+) -> None:
+    """However many volumes there are beside it; one more, once, tells the server's order."""
+    settings = s3_settings(server)
+    with FaultProxy(server.endpoint) as proxy:
+        behind = replace(settings, endpoint_url=proxy.endpoint)
+        store = S3Store(behind, settings.url.removeprefix("s3://"), "", Backoff(1), page_keys=10)
+        wanted = [f"volumes/v/manifests/{number:03}" for number in range(55)]
+        for name in (*wanted, *(f"volumes/{other}/manifests/1" for other in range(12))):
+            store.put(name, b"")
+        for extra in (2, 1):
+            proxy.seen.clear()
+            assert [info.name for info in store.list("volumes/v/manifests/")] == wanted
+            assert len(proxy.seen) <= 6 + extra
+        proxy.seen.clear()
+        assert len(store.children("volumes/")) == 13
+        assert len(proxy.seen) == 2
+        store.close()
 
 
 @pytest.mark.parametrize("base", ["", "p/q/"])
