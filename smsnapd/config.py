@@ -201,6 +201,7 @@ class RepositoryConfig:
     sse: str = _key(_choice("", "AES256", "aws:kms"), "")
     kms_key: str = _key(_text, "")
     request_payer: bool = _key(_flag, False)
+    profile: str = _key(_text, "")
     object_lock: str = _key(_choice("", "governance", "compliance"), "")
     object_lock_days: int = _key(_number(1, 36_500), 30)
 

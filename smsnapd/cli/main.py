@@ -29,6 +29,7 @@ VERBS = {
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a tar archive, sealed for openssl, or as plain files."),
     "import": ("import_", "Take in a tarball, or an `aws s3 sync` copy, as a snapshot."),
+    "copy": ("copy", "Copy recovery points to another repository, sealed for its recipients."),
     "check": ("check", "Look for damage in the repository."),
     "prune": ("prune", "Let recovery points go by the policy, remove what none refers to."),
     "tag": ("tag", "Give recovery points tags: what has one stays."),

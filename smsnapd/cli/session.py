@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -40,9 +40,19 @@ if TYPE_CHECKING:
 class Session:
     """Made by each verb from the options; reads the configuration once, opens things when asked."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(
+        self,
+        options: Options,
+        *,
+        config: Config | None = None,
+        environment: Mapping[str, str] = os.environ,
+    ) -> None:
+        """`config` stands in for what the options name, and `environment` may lack a passphrase."""
         forbid_core_dumps()  # from here on there may be keys in memory
         self.options = options
+        self._environment = environment
+        if config is not None:
+            self.config = config
         self._made_before = made.total()
         telemetry.set_up_logging(options.verbosity, sys.stderr)
 
@@ -87,7 +97,7 @@ class Session:
     def found_passphrase(self) -> str | None:
         """The passphrase that is named, without asking anybody."""
         given = self.options.passphrase_file is not None
-        return find_passphrase(given, self.config.encryption, os.environ)
+        return find_passphrase(given, self.config.encryption, self._environment)
 
     @contextmanager
     def repository(self, *, contents: bool) -> Iterator[Repository]:
@@ -118,7 +128,9 @@ class Session:
         if self.options.identity_file is not None:
             return self._identity(self.options.identity_file)
         given = self.options.passphrase_file is not None
-        return protection.found_credentials(self.config, os.environ, given_file=given, contents=contents)
+        return protection.found_credentials(
+            self.config, self._environment, given_file=given, contents=contents
+        )
 
     def _identity(self, file: str) -> Credentials:
         """The recovery key in a file; UsageError if it is none: a passphrase there would be a mistake."""

@@ -56,6 +56,7 @@ def store_settings(config: Config, notebook: Notebook | None) -> StoreSettings:
         sse=repository.sse,
         kms_key=repository.kms_key,
         request_payer=repository.request_payer,
+        profile=repository.profile,
         object_lock=repository.object_lock.upper(),
         object_lock_days=repository.object_lock_days,
     )

@@ -58,15 +58,15 @@ class CatalogBuilder:
         self._uids.update(entry.uid for entry in listing.entries)
         self._gids.update(entry.gid for entry in listing.entries)
         for segment in self._writer.add(listing):
-            self._store(segment)
+            self.store(segment)
 
     def finish(self) -> None:
         """Store the last segment."""
         for segment in self._writer.finish():
-            self._store(segment)
+            self.store(segment)
 
-    def _store(self, content: bytes) -> None:
-        """Seal a segment; `segments` gets its place and, if it is to be attached, its bytes."""
+    def store(self, content: bytes) -> None:
+        """Seal a segment that is made; `segments` gets its place and, if it is to be attached, its bytes."""
         key = self._key
         name_hash = chunk_hash(self._names_key, content)
         name = names.catalog_name(self._volume, name_hash, key.writer_id)
@@ -82,7 +82,7 @@ class CatalogBuilder:
             self._keep(self._put(name, sealed, ref, context), sealed)
         elif (halves := halve_segment(content)) is not None:
             for half in halves:
-                self._store(half)
+                self.store(half)
         else:
             self._keep(ref, sealed, sealed)
 

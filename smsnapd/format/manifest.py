@@ -52,6 +52,13 @@ class StoodFor(NamedTuple):
     manifest_hash: bytes
 
 
+class CopiedFrom(NamedTuple):
+    """The manifest that one is a copy of: the id of its repository (16 bytes) and its hash (32 bytes)."""
+
+    repository_id: bytes
+    manifest_hash: bytes
+
+
 class Source(NamedTuple):
     """Where the entries were read: root directory as text, file system UUID or ""."""
 
@@ -142,6 +149,7 @@ class Manifest:
     environment: bytes | None = None
     roster: RosterRef | None = None
     stands_for: tuple[StoodFor, ...] = ()
+    copied_from: CopiedFrom | None = None
 
     @property
     def mode(self) -> Literal["tar", "block"]:
@@ -258,7 +266,14 @@ def _members(manifest: Manifest, write_key: WriteKey, name: str, what: str) -> d
         **({} if report is None else {"environment": report.hex()}),
         **_roster_members(manifest.roster),
         **_stands_for_members(manifest),
+        **_copied_members(manifest.copied_from),
     }
+
+
+def _copied_members(origin: CopiedFrom | None) -> dict[str, object]:
+    if origin is None:
+        return {}
+    return {"copied_from": {"repository": origin.repository_id.hex(), "hash": origin.manifest_hash.hex()}}
 
 
 def _roster_members(roster: RosterRef | None) -> dict[str, object]:
@@ -317,6 +332,7 @@ def _parse(text: bytes, name: ManifestName, repository_id: bytes, writer_id: byt
         image=image,
         environment=_environment(members, chunks),
         roster=_roster(members),
+        copied_from=_copied_from(members),
     )
 
 
@@ -367,6 +383,13 @@ def _check_name(members: Members, name: ManifestName, repository_id: bytes) -> N
     for member, number in (("sequence", name.sequence), ("generation", name.generation)):
         if members.integer(member) != number:
             members.refuse(member, "that of the object's name")
+
+
+def _copied_from(members: Members) -> CopiedFrom | None:
+    if "copied_from" not in members.names():
+        return None
+    origin = members.nested("copied_from")
+    return CopiedFrom(origin.hex("repository", 16), origin.hex("hash", 32))
 
 
 def _roster(members: Members) -> RosterRef | None:

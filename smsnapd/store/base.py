@@ -51,9 +51,10 @@ class StoreSettings:
     goes for `download_bytes_s` and gets.
 
     S3 again: `storage_class` is that of chunks, `sse` ("AES256" or "aws:kms") and `kms_key` are of every put;
-    "" leaves it to the bucket. `request_payer` says that whoever asks pays. With `as_of_s`, seconds since
-    the epoch, the store is what a versioned bucket held then, and read only; 0 is now. With `object_lock`
-    ("GOVERNANCE" or "COMPLIANCE") what is put is locked against deletion for `object_lock_days`.
+    "" leaves it to the bucket. `profile` is one of ~/.aws/config, "" what the SDK takes. `request_payer`
+    says that whoever asks pays. With `as_of_s`, seconds since the epoch, the store is what a versioned
+    bucket held then, and read only; 0 is now. With `object_lock` ("GOVERNANCE" or "COMPLIANCE") what is put
+    is locked against deletion for `object_lock_days`.
     """
 
     url: str
@@ -74,6 +75,7 @@ class StoreSettings:
     kms_key: str = ""
     request_payer: bool = False
     as_of_s: float = 0.0
+    profile: str = ""
     object_lock: str = ""
     object_lock_days: int = 0
 

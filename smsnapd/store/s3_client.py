@@ -72,7 +72,7 @@ def new_client(settings: StoreSettings, url: str) -> Any:
         why = f"there is no file {settings.ca_bundle}"
         raise StoreError(what, why, "set ca_bundle to a file of certificates")
     try:
-        session = boto3.session.Session()
+        session = boto3.session.Session(profile_name=settings.profile or None)
         region = region_for(settings, session.region_name, what)
         plain = settings.endpoint_url.lower().startswith("http:")
         client = _client_in(session, settings, region, sign_payload=plain)

@@ -274,6 +274,7 @@ class _Import:
             owners=self._owners.owners(),
             chunks=tuple(self._chunks[number] for number in catalog.rows),
             catalog=segments,
+            roster=self._repository.rosters[-1].ref,
         )
 
 
