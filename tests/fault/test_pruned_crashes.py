@@ -80,6 +80,34 @@ def test_a_prune_fails_at_every_call(pruned: Pruned, tmp_path: Path, fault: Faul
     pruned.verify(tmp_path)
 
 
+@pytest.mark.parametrize("fault", [Fault.CRASH, Fault.LOST, Fault.PERMANENT])
+def test_a_prune_that_locks_fails_at_every_call(pruned: Pruned, fault: Fault) -> None:
+    """The next one locks all that is needed, whatever was remembered; what is locked is deleted by none."""
+    ripe(pruned)
+    before, now_s, lock_s = snapshot_of(pruned), pruned.now_s, 10 * 86400.0
+    counting = FaultyStore(pruned.store)
+    pruned.prune(counting, lock_s=lock_s)
+    calls = [call.number for call in counting.calls if call.method in ("lock", "locked_until")]
+    assert len(calls) > 10
+    for number in calls:
+        put_back(pruned, before)
+        pruned.store._locks.clear()
+        pruned.protected.lose_state()
+        pruned.now_s = now_s
+        with suppress(Crash, SmsnapError):
+            pruned.prune(FaultyStore(pruned.store, {number: fault}), lock_s=lock_s)
+        assert pruned.prune(lock_s=lock_s).lock_error is None
+        needed = pruned.needed() | {"repository"}
+        assert all(pruned.store.locked_until(name) >= pruned.now_s + lock_s / 2 for name in needed)
+        for name in set(before) - needed:
+            if name in pruned.objects():
+                pruned.store.lock(name, pruned.now_s + lock_s)
+        held = pruned.objects()
+        pruned.passes(73)
+        pruned.prune(lock_s=lock_s)
+        assert held - pruned.objects() <= pruned.lists() | {name for name in held if "/garbage/" in name}
+
+
 def test_every_delete_in_turn_is_the_last(pruned: Pruned) -> None:
     """Whatever was deleted so far: what is there has what it needs, chunks their data keys too."""
     ripe(pruned)

@@ -209,6 +209,17 @@ def test_two_sources_of_a_passphrase(read) -> None:
     assert "only one" in error.why
 
 
+def test_locks_are_for_s3(read) -> None:
+    locked = '[repository]\nobject_lock = "governance"\n'
+    assert read(locked + 'url = "s3://b/p"').repository.object_lock_days == 30
+    assert read(locked + 'url = "s3://b/p"\nobject_lock_days = 400').repository.object_lock_days == 400
+    error = refused(read, locked + 'url = "file:///backups"')
+    assert "only S3 locks" in error.why and "object_lock" in error.hint
+    assert "object_lock" in refused(read, locked, SMSNAP_REPOSITORY="file:///backups").what
+    assert "from 1 to" in refused(read, "[repository]\nobject_lock_days = 0").why
+    assert "compliance" in refused(read, '[repository]\nobject_lock = "GOVERNANCE"').why
+
+
 def test_freeze_is_for_block(read) -> None:
     assert "block" in refused(read, '[backup]\nconsistency = "freeze"').why
     assert read('[backup]\nconsistency = "freeze"\nmode = "block"').backup.mode == "block"

@@ -13,9 +13,9 @@ from typing import Final
 
 from blake3 import blake3
 
-_SCHEMA: Final = "CREATE TABLE IF NOT EXISTS lock(name INTEGER PRIMARY KEY, until_s INTEGER NOT NULL)"
-_LEARN: Final = "INSERT OR REPLACE INTO lock VALUES (?, ?)"
-_FOREVER_S: Final = 1 << 40
+_TABLE: Final = "lock(name INTEGER PRIMARY KEY, until_s INTEGER NOT NULL)"
+_LEARN: Final = "INSERT OR REPLACE INTO temp.lock VALUES (?, ?)"
+_KNOW: Final = "SELECT until_s FROM {}.lock WHERE name = ?"
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +36,23 @@ class KnownLocks:
 
     def until(self, name: str) -> float | None:
         """When the lock of an object ends, seconds since the epoch; None if that is not known."""
-        row = self._database.execute("SELECT until_s FROM lock WHERE name = ?", (_number(name),)).fetchone()
-        return None if row is None else float(row[0])
+        for place in ("temp", "main"):
+            row = self._database.execute(_KNOW.format(place), (_number(name),)).fetchone()
+            if row is not None:
+                return float(row[0])
+        return None
 
     def learn(self, name: str, until_s: float) -> None:
-        """This is when it ends."""
-        self._database.execute(_LEARN, (_number(name), int(min(until_s, _FOREVER_S))))
+        """This is when it ends. The file learns it in the end: others may be at work with it."""
+        self._database.execute(_LEARN, (_number(name), int(until_s)))
 
     def close(self, now_s: float) -> None:
         """Keep what was learned, but for locks that are over: the objects may be gone."""
         try:
-            self._database.execute("DELETE FROM lock WHERE until_s < ?", (int(now_s),))
-            self._database.commit()
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                self._database.execute("INSERT OR REPLACE INTO main.lock SELECT * FROM temp.lock")
+                self._database.execute("DELETE FROM main.lock WHERE until_s < ?", (int(now_s),))
         except sqlite3.Error as error:
             log.info("the ends of locks are not remembered: %s", error)
         self._database.close()
@@ -59,7 +64,8 @@ def _opened(path: Path | None) -> sqlite3.Connection:
             return _prepared(path)
         except (OSError, sqlite3.Error) as error:
             log.info("the ends of locks are not remembered in %s: %s", path, error)
-            path.unlink(missing_ok=True)
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+                path.unlink(missing_ok=True)  # it is damaged
     return _prepared(None)
 
 
@@ -67,10 +73,12 @@ def _prepared(path: Path | None) -> sqlite3.Connection:
     if path is not None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    database = sqlite3.connect(path or ":memory:")
+    database = sqlite3.connect(path or ":memory:", isolation_level=None)
     try:
-        database.execute(_SCHEMA)
-        database.execute("SELECT max(until_s) FROM lock").fetchone()
+        database.execute("PRAGMA temp_store = MEMORY")
+        database.execute(f"CREATE TABLE IF NOT EXISTS main.{_TABLE}")
+        database.execute(f"CREATE TABLE temp.{_TABLE}")
+        database.execute("SELECT max(until_s) FROM main.lock").fetchone()
     except BaseException:
         database.close()
         raise

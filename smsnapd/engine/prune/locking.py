@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -71,10 +72,11 @@ class Locker:
         if len(self._names) == BATCH:
             self._flush()
 
-    def add_keys(self) -> None:
-        """Without the repository's own records nothing can be opened."""
-        for info in self._store.list("keys/"):
-            self.add(info.name)
+    def add_records(self, volume: str) -> None:
+        """Without the repository's own records nothing can be opened; tags keep recovery points."""
+        for prefix in ("keys/", names.tags_prefix(volume)):
+            for info in self._store.list(prefix):
+                self.add(info.name)
         self.add(names.REPOSITORY)
 
     def finish(self) -> None:
@@ -96,7 +98,7 @@ class Locker:
 
     def _learn(self, name: str, kept: _Kept) -> None:
         self.extended += kept.is_new
-        if not self._dry_run:
+        if not self._dry_run and math.isfinite(kept.until_s):  # somebody may end a legal hold
             self._known.learn(name, kept.until_s)
 
     def _ensure(self, name: str) -> _Kept | None:

@@ -151,7 +151,7 @@ class _Prune:
         terms = LockTerms(now_s, request.lock_s)
         try:
             with Locker(self._store, terms, known, dry_run=request.dry_run) as locker:
-                locker.add_keys()
+                locker.add_records(self._volume)
                 yield locker.add
                 locker.finish()
         finally:

@@ -66,6 +66,17 @@ def test_a_list_that_is_not_to_be_believed_is_told_as_a_failure(tmp_path: Path) 
     assert notice.event == "failure" and "its signature is wrong" in notice.error
 
 
+def test_locks_that_were_not_extended_are_told_as_a_failure(tmp_path: Path) -> None:
+    stage = due_stage(tmp_path)
+    error = StoreError("lock volumes/nb/chunks/x", "access is denied", "allow s3:PutObjectRetention")
+    stage.runs.pruned = replace(stage.runs.pruned, lock_error=error)
+    with logged() as log:
+        settled(stage)
+    assert str(error) in log.lines
+    (notice,) = [one for one in stage.teller.notices if one.run == "prune" and one.event != "start"]
+    assert notice.event == "failure" and "s3:PutObjectRetention" in notice.error
+
+
 def test_a_prune_that_failed_is_tried_again_later(tmp_path: Path) -> None:
     stage = due_stage(tmp_path)
     stage.worker.turn()
@@ -108,6 +119,22 @@ def test_a_prune_between_backups_that_keep_the_lease(runs: Runs, tmp_path: Path)
     (tmp_path / "volume" / "file").write_bytes(b"other content" * 999)
     assert runs.backup(Demand(), None, Silent()).snapshot is not None
     assert orphan in objects(runs)
+
+
+def test_a_prune_keeps_locked_what_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(tmp_path)
+    Repository.create(open_store(plan.settings), PASSPHRASE)
+    settings = replace(plan.settings, object_lock="GOVERNANCE", object_lock_days=7)
+    asked: list[Any] = []
+
+    def note(repository: object, request: Any, progress: object) -> Any:
+        asked.append(request)
+        raise StoreError("prune", "noted")
+
+    monkeypatch.setattr("smsnapd.daemon.runs.run_prune", note)
+    with pytest.raises(StoreError, match="noted"):
+        Runs(replace(plan, settings=settings), {"SMSNAP_PASSPHRASE": PASSPHRASE}).prune(Silent())
+    assert asked[0].lock_s == 7 * DAY_S
 
 
 def test_a_data_key_that_was_listed_is_used_no_more(runs: Runs, tmp_path: Path) -> None:
