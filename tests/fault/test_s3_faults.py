@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -318,6 +320,38 @@ def test_expired_credentials_are_read_anew_once(rig: Opener, monkeypatch: pytest
     error = refused(lambda: one.store.put("a/two", SMALL))
     assert not error.transient and "ExpiredToken" in error.why and "renew" in error.hint
     assert one.proxy.count("PUT") == 3
+
+
+@pytest.mark.parametrize(("lasts_s", "works"), [(5, True), (-5, False)])
+def test_credentials_that_end_are_fetched_again(
+    rig: Opener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lasts_s: int, works: bool
+) -> None:
+    """From the usual chain, here a program; of an instance's role it is the same."""
+    one = rig()
+    one.direct.put("before", b"")
+    program = tmp_path / "program"
+    program.write_text(
+        f"""#!{sys.executable}
+import datetime, json
+end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds={lasts_s})
+open({str(tmp_path / "called")!r}, "a").write("x")
+print(json.dumps({{"Version": 1, "AccessKeyId": {os.environ["AWS_ACCESS_KEY_ID"]!r},
+    "SecretAccessKey": {os.environ["AWS_SECRET_ACCESS_KEY"]!r}, "Expiration": end.isoformat()}}))
+"""
+    )
+    program.chmod(0o700)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    if works:
+        for number in range(3):
+            one.store.put(f"a/{number}", SMALL)
+        assert len((tmp_path / "called").read_text()) >= 3
+    else:
+        error = refused(lambda: one.store.put("a/one", SMALL))
+        assert error.transient and "expired" in error.why
+        assert one.proxy.count("PUT") == 0
 
 
 def test_of_many_threads_one_reads_the_credentials_anew(rig: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
