@@ -10,11 +10,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from botocore.exceptions import ClientError
 
 from smsnapd.engine.progress import Silent
 from smsnapd.engine.prune import PruneRequest, VolumePruned, run_prune
@@ -24,6 +26,7 @@ from smsnapd.format.keyslot import Argon2Cost, make_keyslot
 from smsnapd.store import Store, StoreSettings, open_store
 from smsnapd.store.iam_policy import Grant, place_of, role_policy
 from smsnapd.store.s3 import S3Store, open_s3
+from tests.e2e.daemon import eventually
 from tests.e2e.transcript import Notebook
 from tests.fault.faulty import Crash, Fault, FaultyStore
 from tests.fault.proxy import FaultProxy
@@ -346,6 +349,33 @@ def test_the_verbs_know_of_locks(bucket: Bucket, tmp_path: Path) -> None:
     policy = json.dumps(say("iam-policy", "writer").json)
     assert "s3:PutObjectRetention" in policy
     assert "s3:PutObjectRetention" not in json.dumps(say("iam-policy", "restorer").json)
+
+
+def test_what_a_thief_deletes_comes_back(bucket: Bucket, tmp_path: Path) -> None:
+    """Somebody with all rights but that to bypass locks deletes every object, and tries each version."""
+    settings = bucket.settings
+    more = f'endpoint_url = "{settings.endpoint_url}"\nregion = "us-east-1"\npath_style = true\n'
+    notebook = Notebook(tmp_path / "notebook", settings.url, more + 'object_lock = "compliance"\n')
+    say = partial(notebook.well, AWS_ACCESS_KEY_ID=ACCESS_KEY, AWS_SECRET_ACCESS_KEY=SECRET_KEY)
+    (notebook.volume / "file").write_bytes(b"content" * 9000)
+    say("init")
+    say("backup")
+    with closing(bucket.server.client()) as client, closing(open_s3(settings)) as store:
+        moment = int(store.now())
+        eventually(lambda: store.now() > moment + 1, "the next second")
+        versions = client.list_object_versions(Bucket=bucket.name)["Versions"]
+        for item in versions:
+            client.delete_object(Bucket=bucket.name, Key=item["Key"])
+        for item in versions:
+            name = item["Key"].removeprefix("team/p/")
+            if name != names.lease_name("nb"):
+                with pytest.raises(ClientError, match="AccessDenied"):
+                    client.delete_object(Bucket=bucket.name, Key=item["Key"], VersionId=item["VersionId"])
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY}
+    assert notebook.say("snapshots", **keys).status == 10
+    when = f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
+    say("restore", "--target", "back", "--repository-at", when)
+    assert (notebook.place / "back" / "file").read_bytes() == b"content" * 9000
 
 
 def test_doctor_sees_a_bucket_without_locks(
