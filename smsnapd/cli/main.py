@@ -31,6 +31,7 @@ VERBS = {
     "import": ("import_", "Take in a tarball, or an `aws s3 sync` copy, as a snapshot."),
     "copy": ("copy", "Copy recovery points to another repository, sealed for its recipients."),
     "check": ("check", "Look for damage in the repository."),
+    "drill": ("drill", "Restore a sample, or everything, for a trial; time and compare it."),
     "prune": ("prune", "Let recovery points go by the policy, remove what none refers to."),
     "tag": ("tag", "Give recovery points tags: what has one stays."),
     "environment": ("environment", "Say what is needed to make the environments again; make them."),

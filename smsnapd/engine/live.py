@@ -9,7 +9,7 @@ from typing import Final
 
 from smsnapd.engine.diff import Pair, pairs
 from smsnapd.engine.placed import Placed, PlacedListing
-from smsnapd.engine.reading import Contents
+from smsnapd.engine.reading import WINDOW_BYTES, Contents
 from smsnapd.engine.sameness import is_untouched
 from smsnapd.model import Entry, Kind, join_path
 from smsnapd.volume.scan import VANISHED, Excludes, ScanReport, entry_of, scan
@@ -57,6 +57,18 @@ class LiveVolume:
             return stat.S_ISDIR(self._tree.stat(path).st_mode)
         except OSError:
             return False
+
+    def untouched(self, path: bytes, stored: Entry) -> Entry | None:
+        """What is at `path`, with all metadata, if nobody has written to it since it was stored."""
+        try:
+            now = entry_of(stored.name, self._tree.stat(path))
+            return self._entry(path, now) if is_untouched(stored, now) else None
+        except OSError:
+            return None
+
+    def open_file(self, path: bytes) -> int:
+        """A descriptor for reading, the caller's; OSError."""
+        return self._tree.open_file(path)
 
     def is_as(self, contents: Contents, path: bytes, stored: Placed) -> bool:
         """Whether what is at `path` is of the kind, and if a file has the bytes, of `stored`."""
@@ -130,3 +142,15 @@ def _filled(descriptor: int, count: int) -> bytes:
         pieces.append(piece)
         count -= len(piece)
     return b"".join(pieces)
+
+
+def same_bytes(one: LiveVolume, other: LiveVolume, path: bytes) -> bool:
+    """Whether a file has the same bytes in both; raises OSError."""
+    with (
+        open(one.open_file(path), "rb", buffering=0) as first,
+        open(other.open_file(path), "rb", buffering=0) as second,
+    ):
+        while piece := _filled(first.fileno(), WINDOW_BYTES):
+            if piece != _filled(second.fileno(), WINDOW_BYTES):
+                return False
+        return not _filled(second.fileno(), 1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import DamageError
-from smsnapd.model import ChunkRef, Entry, Flag, Kind, directory_key, join_path
+from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
 
 _ALIAS: Final = int(Flag.ALIAS)
 _DIRECTORY: Final = int(Kind.DIRECTORY)
@@ -78,11 +78,16 @@ class Names:
 
 def placed_tree(tree: SnapshotTree) -> Iterator[PlacedListing]:
     """The tree of a recovery point with every entry in its place, aliases as the files that they are."""
+    return placed_listings(tree.listings(), tree.chunks)
+
+
+def placed_listings(listings: Iterable[Listing], chunks: Sequence[ChunkRef]) -> Iterator[PlacedListing]:
+    """The same of any checked tree whose extents name rows of `chunks`."""
     names = Names()
-    for directory, entries in tree.listings():
+    for directory, entries in listings:
         yield PlacedListing(
             directory,
-            [names.whole(join_path(directory, entry.name), place(entry, tree.chunks)) for entry in entries],
+            [names.whole(join_path(directory, entry.name), place(entry, chunks)) for entry in entries],
         )
 
 

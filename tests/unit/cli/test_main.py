@@ -170,7 +170,7 @@ def test_every_verb_has_help_with_examples(smsnap, name: str) -> None:
     assert max(map(len, ran.out.splitlines())) <= 100
 
 
-HISTORY = ("find", "diff", "undelete")
+HISTORY = ("find", "diff", "undelete", "drill")
 
 
 @pytest.mark.parametrize(
