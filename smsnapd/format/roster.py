@@ -31,10 +31,15 @@ class Head(NamedTuple):
 
 
 class Revocation(NamedTuple):
-    """A recipient or writer that is trusted no more; `heads` by volume."""
+    """A recipient or writer that is trusted no more; `heads` by volume.
+
+    `replacements` are the manifests that stand for several and count, each by its own hash: what follows from
+    what they stand for is no witness of what they say.
+    """
 
     id: bytes
     heads: tuple[Head, ...] = ()
+    replacements: tuple[Head, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -96,13 +101,27 @@ def _roster_keys(members: Members, name: str, size: int) -> tuple[RosterKey, ...
 
 def _revocation_members(revocation: Revocation) -> dict[str, object]:
     heads = {head.volume: head.manifest_hash.hex() for head in revocation.heads}
-    return {"id": revocation.id.hex(), "heads": heads}
+    standing: dict[str, list[str]] = {}
+    for volume, manifest_hash in sorted(revocation.replacements):
+        standing.setdefault(volume, []).append(manifest_hash.hex())
+    more = {"replacements": standing} if standing else {}
+    return {"id": revocation.id.hex(), "heads": heads, **more}
 
 
 def _revocation(row: Members) -> Revocation:
     heads = row.nested("heads")
     if not all(names.is_volume_name(volume) for volume in heads.names()):
         row.refuse("heads", "an object of volumes")
-    return Revocation(
-        row.hex("id", 16), tuple(Head(volume, heads.hex(volume, 32)) for volume in sorted(heads.names()))
-    )
+    fixed = tuple(Head(volume, heads.hex(volume, 32)) for volume in sorted(heads.names()))
+    return Revocation(row.hex("id", 16), fixed, _replacements(row))
+
+
+def _replacements(row: Members) -> tuple[Head, ...]:
+    """Rosters of before there was this member have none."""
+    if "replacements" not in row.names():
+        return ()
+    standing = row.nested("replacements")
+    if not all(names.is_volume_name(volume) for volume in standing.names()):
+        row.refuse("replacements", "an object of volumes")
+    found = ((volume, item) for volume in standing.names() for item in standing.hexes(volume, 32))
+    return tuple(sorted(Head(volume, item) for volume, item in found))

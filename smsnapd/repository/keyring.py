@@ -218,7 +218,8 @@ class Keyring:
             self._put_write_key(key, wanted.recipients, [self._repository.write_key_of(old_id)])
         with ExitStack() as leases:
             heads = self._fix_heads(leases, last_good or {}) if revoke else ()
-            revoked = (*wanted.revoked, *(Revocation(id_, heads) for id_ in revoke))
+            standing = self._fix_replacements() if revoke else ()
+            revoked = (*wanted.revoked, *(Revocation(id_, heads, standing) for id_ in revoke))
             roster = replace(wanted, sequence=sequence, previous=before.hash, revoked=revoked)
             self._store.barrier()
             self._put_roster(roster)
@@ -260,6 +261,18 @@ class Keyring:
             if fixed is not None:
                 heads.append(Head(volume, fixed))
         return tuple(heads)
+
+    def _fix_replacements(self) -> tuple[Head, ...]:
+        """Of each volume the manifests that stand for others now, whoever signed them.
+
+        No lease keeps a prune from making more; those count for as long as their own signer is trusted.
+        """
+        return tuple(
+            Head(volume, manifest_hash(self._store.get(name.object_name())))
+            for volume in self._repository.volumes()
+            for name in list_manifests(self._repository, volume).counting
+            if name.first
+        )
 
     # --- seals
 

@@ -103,9 +103,9 @@ def _without_replaced(
 
 
 def heads_of_revoked(repository: Repository, volume: str) -> dict[bytes, set[bytes]]:
-    """By revoked writer the hashes of the last manifests of a volume that count of it."""
+    """By revoked writer the hashes of what counts of it in a volume: the last manifest, and replacements."""
     return {
-        item.id: {head.manifest_hash for head in item.heads if head.volume == volume}
+        item.id: {head.manifest_hash for head in (*item.heads, *item.replacements) if head.volume == volume}
         for item in repository.roster.revoked
     }
 

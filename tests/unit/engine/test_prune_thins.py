@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from smsnapd.engine.history import History
 from smsnapd.engine.retention import Policy
 from smsnapd.errors import DamageError
 from smsnapd.format import names
+from smsnapd.format.keys import parse_write_key
+from smsnapd.format.manifest import StoodFor, encode_manifest
 from smsnapd.format.names import ManifestName
+from smsnapd.repository.keyring import Keyring
 from smsnapd.repository.tags import Tagged, put_tag
 from tests.property.observed import differences, observe
 from tests.property.protected import TAR, VOLUME
@@ -235,3 +239,45 @@ def test_the_recovery_script_brings_back_what_was_thinned(
         command = [*TAR, "-f", "-", "-C", target]
         subprocess.run(command, input=recover("--snapshot", snapshot), check=True)
         assert differences(moment, observe(target)) == []
+
+
+def test_what_was_thinned_outlives_the_key_that_signed_it_and_nothing_else_of_that_does(
+    pruned: Pruned, tmp_path: Path
+) -> None:
+    grow(pruned, 6)
+    with pruned.protected.repository() as repository:
+        for row in (1, 3):
+            tagged = Tagged(names_of(pruned)[row].snapshot, "stays")
+            put_tag(repository, VOLUME, tagged, repository.write_key, is_set=True)
+    pruned.thin(NEWEST)
+    pruned.sweep_all()
+    with pruned.protected.repository() as repository:
+        stolen = repository.write_key
+        (key,) = Keyring(repository).rotate_writers().keys.values()
+    text = key.to_text(parse_write_key(pruned.protected.write_key_text)[1])
+    pruned.protected = replace(pruned.protected, write_key_text=text)
+    before = names_of(pruned)
+    assert [(name.begins, name.sequence) for name in before] == [(1, 2), (3, 4), (5, 5), (6, 6)]
+    pruned.verify(tmp_path)
+    # A replacement that the old key signs afterwards is nobody's.
+    with pruned.protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        manifest = history.record(before[2]).manifest
+        name = before[2]._replace(generation=before[2].generation + 1, first=1, kind="full")
+        forged = replace(
+            manifest,
+            name=name,
+            parent=None,
+            chunks=(),
+            catalog=(),
+            stands_for=tuple(StoodFor(item.sequence, history.record(item).hash) for item in before[:3]),
+        )
+        pruned.store.put(name.object_name(), encode_manifest(forged, stolen))
+        assert names_of(pruned) == before
+    findings = pruned.protected.check().findings
+    assert [found.object for found in findings] == [name.object_name()]
+    pruned.store.delete(name.object_name())
+    grow(pruned, 3)
+    pruned.thin(NEWEST, write_key=False)
+    pruned.sweep_all(write_key=False)
+    pruned.verify(tmp_path)
