@@ -31,6 +31,7 @@ from smsnapd.engine.looks import HintedLooks, Hints, Look, look_everywhere, stat
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
+from smsnapd.engine.shortcuts import is_due, make_shortcuts
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter, by_path
 from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import DamageError, VolumeError
@@ -266,6 +267,8 @@ class _Run:
         self._notes += self._companion.notes
         if written.committed is not None:
             tenure.stands_at(parent_of(written.committed))
+            if is_due(written.committed.name):
+                make_shortcuts(self._repository, self._request.volume)
         return self._outcome(
             summarise(written.committed) if written.committed else None,
             written.changed,

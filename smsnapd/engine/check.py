@@ -21,7 +21,7 @@ from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener, Fetcher
 from smsnapd.repository.garbage import load_garbage
-from smsnapd.repository.manifests import Recorded
+from smsnapd.repository.manifests import Recorded, load_manifest
 from smsnapd.repository.tags import read_tags
 from smsnapd.state import State
 from smsnapd.store.base import StoreSettings
@@ -174,6 +174,7 @@ class _Check:
         self._objects += len(sizes)
         volume = _Volume(name, sizes)
         self._manifests(volume)
+        self._shortcuts(volume)
         self._lease(volume)
         self._chains(volume)
         self._data_keys(volume)
@@ -206,6 +207,22 @@ class _Check:
                 and ManifestName.parse(info_name) is None
             ):
                 self._notes.append(f"{info_name} is no manifest's name; it is ignored")
+
+    def _shortcuts(self, volume: _Volume) -> None:
+        """What leads past others must be whole, and say what they do."""
+        history = volume.history
+        if history is None:
+            return
+        for name in history.useful_shortcuts:
+            self._try(name.object_name(), self._shortcut, volume, history, name)
+
+    def _shortcut(self, volume: _Volume, history: History, name: ManifestName) -> None:
+        recorded = load_manifest(self._repository, name)
+        self._collect(volume, recorded.manifest)
+        for _ in SnapshotTree(self._repository, [recorded]).layer():
+            pass  # reading it is the check
+        before = next(item for item in history.names if item.sequence == name.begins - 1)
+        check_link(history.record(before), recorded)
 
     def _manifest(
         self, volume: _Volume, history: History, name: ManifestName, previous: Recorded | None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from smsnapd.errors import DamageError, SmsnapError, UsageError
+from smsnapd.errors import DamageError, SmsnapError, UsageError, WrongKeyError
 from smsnapd.format.manifest import Issue
 from smsnapd.format.names import ManifestName, format_time_us
 from smsnapd.repository import Repository
@@ -164,6 +165,7 @@ class History:
         for name in self.names:
             try:
                 good.append(summarise(self.record(name)))
+                self._recorded.pop(name, None)  # there may be ten thousand, of which the summary is enough
             except DamageError as error:
                 bad.append(Damaged(name, error))
         return tuple(good), tuple(bad)
@@ -221,10 +223,58 @@ class History:
             if start == 0:
                 raise DamageError(f"restore snapshot {snapshot}", "the full that it follows from is missing")
             start -= 1
-        chain = [self.record(name) for name in self.names[start : position + 1]]
+        chain = [*self.layers(start, position - 1), self.record(self.names[position])]
         for before, after in pairwise(chain):
             check_link(before, after)
         return chain
+
+    def layers(self, start: int, end: int) -> list[Recorded]:
+        """What does the same as the manifests from place `start` to `end` among the names; by shortcuts.
+
+        A shortcut that is missing, damaged or not as it says is left alone. None leads past a full.
+        """
+        with suppress(DamageError, WrongKeyError):
+            found = self._walked(start, end, by_shortcuts=True)
+            for before, after in pairwise(found):
+                check_link(before, after)
+            return found
+        return self._walked(start, end, by_shortcuts=False)
+
+    def _walked(self, start: int, end: int, *, by_shortcuts: bool) -> list[Recorded]:
+        found: list[Recorded] = []
+        while end >= start:
+            name = self._shortcut(start, end) if by_shortcuts else None
+            found.append(self.record(self.names[end]) if name is None else self._loaded(name))
+            end = end - 1 if name is None else self._place_of[name.begins] - 1
+        return found[::-1]
+
+    def _shortcut(self, start: int, end: int) -> ManifestName | None:
+        """The widest shortcut to the manifest at place `end` that stands for none before `start`."""
+        usable = (
+            name
+            for name in self._shortcuts_to.get(self.names[end].sequence, ())
+            if start <= self._place_of.get(name.begins, -1) < end and name.kind == "incremental"
+        )
+        return min(usable, key=lambda name: name.begins, default=None)
+
+    @cached_property
+    def _place_of(self) -> dict[int, int]:
+        """The place of a manifest among the names, by where it begins."""
+        return {name.begins: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def _shortcuts_to(self) -> dict[int, list[ManifestName]]:
+        """The shortcuts that end where a recovery point is, by its sequence."""
+        found: dict[int, list[ManifestName]] = {name.sequence: [] for name in self.names}
+        for name in self.shortcuts:
+            if name.sequence in found and name.begins in self._place_of:
+                found[name.sequence].append(name)
+        return found
+
+    @property
+    def useful_shortcuts(self) -> list[ManifestName]:
+        """Those by which a chain can be read still; what they stood for has not been folded since."""
+        return [name for shortcuts in self._shortcuts_to.values() for name in shortcuts]
 
 
 def gap_text(first: int, last: int) -> str:

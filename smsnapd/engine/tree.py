@@ -115,6 +115,8 @@ class SnapshotTree:
     def _layer(self, number: int) -> Iterator[Listing]:
         manifest = self._chain[number].manifest
         fetcher = Fetcher(self._repository.store, self.volume)
+        if self._chain[number].attachments:
+            fetcher.hold(manifest.name.object_name(), self._chain[number].attachments)
         contents = [ref.length for ref in manifest.chunks]
         order = Order(f"read the catalog of snapshot {manifest.name.snapshot}")
         for ref in manifest.catalog:

@@ -21,7 +21,12 @@ class Fetcher:
         self._store = store
         self._volume = volume
         self._manifests: OrderedDict[str, bytes] = OrderedDict()
+        self._held: dict[str, bytes] = {}
         self.fetched_bytes = 0
+
+    def hold(self, manifest: str, attachments: bytes) -> None:
+        """These are the attachments of the manifest of this name."""
+        self._held[manifest] = attachments
 
     def fetch(self, ref: ChunkRef, name: str) -> bytes | memoryview:
         """The sealed bytes of an object, verified against the manifest that names it."""
@@ -44,6 +49,9 @@ class Fetcher:
 
     def _attached(self, ref: ChunkRef) -> memoryview | None:
         """The object out of its manifest; None if that is gone, since then it has become one of its own."""
+        held = self._held.get(ref.manifest)
+        if held is not None:
+            return memoryview(held)[ref.offset : ref.offset + ref.stored_length]
         data = self._manifests.get(ref.manifest)
         if data is None:
             try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smsnapd.errors import DamageError, ObjectMissingError, WrongKeyError
 from smsnapd.format import names
@@ -33,12 +33,16 @@ class Listed:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A manifest as it lies in the repository, verified, and the id of the writer that signed it."""
+    """A manifest as it lies in the repository, verified, and the id of the writer that signed it.
+
+    `attachments` are there if its catalog is among them, which need not be fetched then.
+    """
 
     name: ManifestName
     manifest: Manifest
     hash: bytes
     writer_id: bytes
+    attachments: bytes = field(default=b"", repr=False, compare=False)
 
     @property
     def hashes(self) -> frozenset[bytes]:
@@ -190,7 +194,10 @@ def load_manifest(repository: Repository, name: ManifestName) -> Recorded:
     data = _get(repository, name)
     manifest = decode_manifest(data, name, repository.id, repository.catalog_key_of, repository.verify_key_of)
     repository.check_seen(manifest.roster, f"the writer of {name.object_name()}")
-    return Recorded(name, manifest, manifest_hash(data), parse_header(data).key_id)
+    header = parse_header(data)
+    has_catalog = any(ref.manifest == name.object_name() for ref in manifest.catalog)
+    attachments = data[header.sealed_size :] if has_catalog else b""
+    return Recorded(name, manifest, manifest_hash(data), header.key_id, attachments)
 
 
 def _get(repository: Repository, name: ManifestName) -> bytes:

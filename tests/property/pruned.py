@@ -99,12 +99,13 @@ class Pruned:
         return {name for name in self.objects() if name.startswith(names.garbage_prefix(VOLUME))}
 
     def needed(self) -> set[str]:
-        """What the manifests that count refer to."""
+        """What the manifests that count refer to, and the shortcuts to them."""
         found: set[str] = set()
         with self.protected.repository() as repository:
             history = History.load(repository, VOLUME)
-            hosts = {name.object_name() for name in history.names}
-            for name in history.names:
+            counting = (*history.names, *history.useful_shortcuts)
+            hosts = {name.object_name() for name in counting}
+            for name in counting:
                 manifest = history.record(name).manifest
                 found.add(name.object_name())
                 for ref in manifest.chunks:

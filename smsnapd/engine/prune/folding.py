@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from smsnapd import __version__
-from smsnapd.engine.prune.references import References
 from smsnapd.engine.prune.thinning import Fold
 from smsnapd.engine.recording import Attachments, CatalogBuilder
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.format.catalog import CatalogWriter
 from smsnapd.format.keys import WriteKey
-from smsnapd.format.manifest import Manifest, Owner, Owners, StoodFor, encode_manifest, manifest_hash
+from smsnapd.format.manifest import (
+    Manifest,
+    Owner,
+    Owners,
+    ParentRef,
+    StoodFor,
+    encode_manifest,
+    manifest_hash,
+)
 from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef, Kind, Listing
 from smsnapd.repository import Repository
@@ -57,20 +64,28 @@ class _Counts(NamedTuple):
         return _Counts(self.changed + len(listing.entries) - deleted, self.deleted + deleted)
 
 
+class Known(NamedTuple):
+    """What is known of a manifest that is folded."""
+
+    hash: bytes
+    parent: ParentRef | None
+    stands_for: tuple[StoodFor, ...]
+
+
 class Folder:
-    """Folds what the manifests say that `references` has read. `present` are all manifests that are there."""
+    """Folds manifests. `known` tells of each that is; `present` are all manifests that are there."""
 
     def __init__(
         self,
         repository: Repository,
         volume: str,
-        references: References,
+        known: Callable[[ManifestName], Known],
         present: Collection[ManifestName],
         signer: WriteKey,
     ) -> None:
         self._repository = repository
         self._volume = volume
-        self._references = references
+        self._known = known
         self._present = present
         self._signer = signer
         self._fixed = {head.manifest_hash for item in repository.roster.revoked for head in item.heads}
@@ -83,9 +98,13 @@ class Folder:
             generation=highest + 1, kind=fold.kind, first=begins, is_shortcut=is_shortcut
         )
 
-    def write(self, fold: Fold, *, is_shortcut: bool = False) -> Encoded:
-        """Store the catalog of a fold, and make the manifest, which is not put. DamageError if it cannot."""
-        name, tree = self.name_of(fold, is_shortcut=is_shortcut), self._tree(fold)
+    def write(self, fold: Fold, shortcut: list[Recorded] | None = None) -> Encoded:
+        """Store the catalog of a fold, and make the manifest, which is not put. DamageError if it cannot.
+
+        One that is to be a `shortcut` is made of these, which do the same as what is folded.
+        """
+        name = self.name_of(fold, is_shortcut=shortcut is not None)
+        tree = self._tree(fold) if shortcut is None else SnapshotTree(self._repository, shortcut)
         rows = Rows(tree.chunks)
         builder = CatalogBuilder(
             self._repository, self._volume, ATTACH_BYTES, write_key=self._signer, rows=rows
@@ -135,13 +154,13 @@ class Folder:
         return replace(
             last,
             name=name,
-            parent=self._references.seen[fold.names[0]].parent,
+            parent=self._known(fold.names[0]).parent,
             program=f"smsnapd {__version__}",
             statistics=statistics,
             owners=Owners(_owners(users), _owners(groups)),
             chunks=tuple(self._placed(ref) for ref in rows.refs),
             catalog=catalog,
-            stands_for=self._stands_for(fold),
+            stands_for=self._stands_for(fold, only_last=name.is_shortcut),
             environment=environment,
             roster=self._repository.rosters[-1].ref,
         )
@@ -159,12 +178,12 @@ class Folder:
         host = ManifestName.parse(ref.manifest) if ref.manifest else None
         return ref if host in self._present else replace_place(ref)
 
-    def _stands_for(self, fold: Fold) -> tuple[StoodFor, ...]:
+    def _stands_for(self, fold: Fold, *, only_last: bool) -> tuple[StoodFor, ...]:
         """All that may be named as a parent still: what is there, and what the last one was known as."""
         sequences = {name.sequence for name in self._present}
-        rows: set[StoodFor] = set(self._references.seen[fold.last].stands_for)
-        for name in fold.names:
-            seen = self._references.seen[name]
+        rows: set[StoodFor] = set(self._known(fold.last).stands_for)
+        for name in (fold.last,) if only_last else fold.names:
+            seen = self._known(name)
             rows.add(StoodFor(name.sequence, seen.hash))
             rows.update(
                 row

@@ -6,12 +6,13 @@ Where anything is wrong with them nothing is known of what is needed, and so not
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
 from smsnapd.engine.history import gap_text
 from smsnapd.engine.prune.plan import Needs, Referred, referred_by
-from smsnapd.errors import DamageError
+from smsnapd.errors import DamageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.garbage import GarbageHead
 from smsnapd.format.manifest import ParentRef, StoodFor
@@ -73,6 +74,16 @@ class References:
                 self.suppose(recorded)
                 each()
         self._check_chain()
+
+    def read_shortcuts(self, shortcuts: Sequence[ManifestName]) -> list[ManifestName]:
+        """Read these, which nobody depends upon; those that are whole and of a trusted writer."""
+        whole = []
+        for name in shortcuts:
+            with suppress(DamageError, WrongKeyError):
+                if name not in self.seen:
+                    self.suppose(load_manifest(self._repository, name))
+                whole.append(name)
+        return whole
 
     def suppose(self, recorded: Recorded) -> None:
         """Know this manifest, read or to be written."""

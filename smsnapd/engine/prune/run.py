@@ -92,7 +92,7 @@ class _Prune:
             self._references.check_head(known.head)
         history = self._thin(history, now_s)
         self._done = replace(self._done, points=len(history.names))
-        self._references.reckon(history.names, _others(history))
+        self._reckon(history)
         plan = Plan(self._references.needs, lists.waiting, lists.ripe)
         with closing(Spool(ObjectInfo, WORKING_FILES)) as new:
             with self._locker(now_s) as keep:
@@ -126,6 +126,12 @@ class _Prune:
         if newest is not None and newest not in fenced and not history.accounts_for(*newest):
             why = f"snapshot {newest[1]}, made from here, is not there: a newest end was cut off"
             raise DamageError(f"read {names.manifests_prefix(self._volume)}", why, HINT)
+
+    def _reckon(self, history: History) -> None:
+        """What the recovery points need is needed, and so are the shortcuts to them that are whole."""
+        shortcuts = self._references.read_shortcuts(history.useful_shortcuts)
+        others = [*history.fenced, *history.replaced, *(set(history.shortcuts) - set(shortcuts))]
+        self._references.reckon([*history.names, *shortcuts], others)
 
     def _thin(self, history: History, now_s: float) -> History:
         """Let recovery points go, as the policy says; what there is then."""
@@ -231,7 +237,7 @@ class _Prune:
         history = listed_strictly(self._repository, self._volume)
         lease.rise_above(history.highest_generation)
         self._references.read(history.names, lease.renew)
-        self._references.reckon(history.names, _others(history))
+        self._reckon(history)
         marker = Marker(self._repository, self._volume, self._references, lease)
         for info in new:
             item = parse_disposable(info.name)
@@ -303,11 +309,6 @@ class _Prune:
 
     def _note(self, text: str) -> None:
         self._notes.append(text)
-
-
-def _others(history: History) -> list[ManifestName]:
-    """The manifests that are there beside those that count."""
-    return [*history.fenced, *history.replaced, *history.shortcuts]
 
 
 def _sum(one: Amount, other: Amount) -> Amount:

@@ -11,7 +11,7 @@ from typing import Final
 
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.prune.folding import Folder
+from smsnapd.engine.prune.folding import Folder, Known
 from smsnapd.engine.prune.references import References
 from smsnapd.engine.prune.report import PruneRequest
 from smsnapd.engine.prune.thinning import Fold, plan_folds, points_of
@@ -62,13 +62,17 @@ class Thinner:
         self._folder = Folder(
             repository,
             history.volume,
-            references,
+            self._known,
             {*history.names, *history.fenced, *history.replaced, *history.shortcuts},
             signer_for(repository, references.head_writer),
         )
         self.removed: list[ManifestName] = []
         self.notes: list[str] = []
         self.refused: list[tuple[str, str]] = []
+
+    def _known(self, name: ManifestName) -> Known:
+        seen = self._references.seen[name]
+        return Known(seen.hash, seen.parent, seen.stands_for)
 
     def _folds(self) -> list[Fold]:
         tags = pinned(self._repository, self._history.volume)
