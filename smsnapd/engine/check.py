@@ -334,7 +334,7 @@ class _Check:
         if names.parse_chunk_name(name) is None or self._repository.identity is None:
             fetcher.fetch(ref, name)
             return
-        keys = {ref.key_id: self._repository.data_key(volume.name, ref.key_id).secret}
+        keys = {ref.key_id: bytes(self._repository.data_key(volume.name, ref.key_id).secret)}
         ChunkOpener(fetcher, self._repository.id, volume.name, keys, names_keys).open(ref)
 
     def _local(self, volume: _Volume) -> None:

@@ -63,7 +63,10 @@ class Worker(Protocol[J_contra, R_co]):
 
 
 class Task(Protocol[J_contra, R_co]):
-    """What can be sent to a process and opened there; must pickle. The types are for msgspec."""
+    """What can be sent to a process and opened there; must pickle. The types are for msgspec.
+
+    It may have a `secret` of up to 255 bytes that is not pickled: in the process, `take_secret` gets it.
+    """
 
     @property
     def job_type(self) -> Any:
@@ -182,6 +185,14 @@ class _Process:
         self._process.start()
         theirs.close()
         self.under_way: deque[int] = deque()
+        self._hand_over(getattr(task, "secret", b""))
+
+    def _hand_over(self, secret: bytes | bytearray) -> None:
+        """Write a task's secret right into the pipe, before anything else: no copy of it stays here."""
+        try:
+            os.writev(self.connection.fileno(), [bytes([len(secret)]), secret])
+        except OSError as error:
+            raise self._died() from error
 
     def send(self, number: int, payload: bytes) -> None:
         try:
@@ -240,6 +251,7 @@ def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) 
     forbid_core_dumps()
     for other in inherited:
         other.close()
+    secret = _handed_over(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -248,9 +260,20 @@ def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) 
     answers = _Answers(connection)
     threading.Thread(target=answers.pulse, name="pulse", daemon=True).start()
     try:
-        _work(answers, pickle.loads(pickled), jobs)
+        task = pickle.loads(pickled)
+        if secret:
+            task.take_secret(secret)
+        _work(answers, task, jobs)
     except BaseException as error:
         _report(answers, error)
+
+
+def _handed_over(connection: Connection) -> bytes:
+    """The task's secret, b"" if it has none; the first that comes through the pipe."""
+    size, secret = os.read(connection.fileno(), 1), b""
+    while size and len(secret) < size[0] and (piece := os.read(connection.fileno(), size[0] - len(secret))):
+        secret += piece
+    return secret
 
 
 class _Answers:

@@ -112,7 +112,7 @@ class Contents:
         content = self._held.get(name)
         if content is None:
             if ref.key_id not in self._keys:
-                self._keys[ref.key_id] = self._repository.data_key(self._volume, ref.key_id).secret
+                self._keys[ref.key_id] = bytes(self._repository.data_key(self._volume, ref.key_id).secret)
             content = self._held[name] = self._opener.open(ref)
             self._held_bytes += len(content)
             self._drop()

@@ -14,7 +14,7 @@ import msgspec
 from smsnapd.engine.width import Width
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
-from smsnapd.format.codec import Context, ObjectType, Sealer, chunk_hash, open_sealed, stored_hash
+from smsnapd.format.codec import Buffer, Context, ObjectType, Sealer, chunk_hash, open_sealed, stored_hash
 from smsnapd.format.keys import DataKey
 from smsnapd.model import ChunkRef
 from smsnapd.store.base import Store, StoreSettings
@@ -48,9 +48,18 @@ class SealingTask:
     attach_limit: int = 0
     store: Store | None = None
 
+    @property
+    def secret(self) -> Buffer:
+        """What a pool hands to its processes apart: pickled, it would stay in this one's memory."""
+        return self.data_key.secret
+
+    def take_secret(self, secret: bytes) -> None:
+        """In the process: the secret that came apart."""
+        object.__setattr__(self, "data_key", DataKey(self.data_key.id, bytearray(secret)))
+
     def __getstate__(self) -> dict[str, object]:
-        """Another process opens a store of its own."""
-        return {**self.__dict__, "store": None}
+        """Another process opens a store of its own, and gets the data key's secret apart."""
+        return {**self.__dict__, "store": None, "data_key": DataKey.unusable(self.data_key.id)}
 
 
 class ChunkPutter:

@@ -189,7 +189,7 @@ class SnapshotWriter:
             chunk_names_key=self._keys.chunk_names,
             digest_key=self._state.digest_key,
             # The object of one is put only if there will be chunks for it.
-            data_key=DataKey.generate() if self._changes.empty else tenure.data_key(),
+            data_key=DataKey.unusable() if self._changes.empty else tenure.data_key(),
             known=table.known,
             level=self._request.level,
             settings=self._settings,

@@ -21,7 +21,7 @@ from smsnapd.repository.leasenote import LeaseNote
 from smsnapd.state import Head
 
 DATA_KEY_S: Final = 86400.0
-"""How long one data key is used."""
+"""How long one data key is used: the first run behind that makes another."""
 
 
 def taken_over(lease: Lease) -> str:
@@ -87,6 +87,8 @@ class Tenure:
 
         `take_over` takes it from whoever has it.
         """
+        if self._data_key is not None and self._clock.steady() - self._data_key.made_s >= DATA_KEY_S:
+            self._wipe()
         if self._lease is not None and self._is_sound and not take_over:
             self._lease.renew()
             self._began_s = self._clock.now()
@@ -119,7 +121,8 @@ class Tenure:
         A request of a failed run may still be on its way, so the generation must not be used again.
         """
         self._is_sound = False
-        self._head = self._data_key = None
+        self._head = None
+        self._wipe()
         self._data_keys = set()
         if self._lease is not None:
             self._lease.abandon()
@@ -163,9 +166,16 @@ class Tenure:
         return self._data_keys
 
     def data_key(self) -> DataKey:
-        """The key to seal with: one for a day; its object is put before it is first used."""
-        made, now_s = self._data_key, self._clock.steady()
-        if made is None or now_s - made.made_s >= DATA_KEY_S:
-            made = self._data_key = _MadeKey(self._repository.new_data_key(self._volume), now_s)
-            self._data_keys.add(made.key.id)
+        """The key to seal with, the same for all of a run; its object is put before it is first used."""
+        made = self._data_key
+        if made is None:
+            key = self._repository.new_data_key(self._volume)
+            made = self._data_key = _MadeKey(key, self._clock.steady())
+            self._data_keys.add(key.id)
         return made.key
+
+    def _wipe(self) -> None:
+        """What was sealed until now cannot be opened here any more, whoever reads this process's memory."""
+        made, self._data_key = self._data_key, None
+        if made is not None:
+            made.key.wipe()

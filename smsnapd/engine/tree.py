@@ -143,7 +143,7 @@ class SnapshotTree:
         keys: dict[bytes, bytes] = {}
         for key_id in {self.chunks[number].key_id for number in numbers}:
             with suppress(DamageError):  # `ChunkOpener` reports it, for each chunk that needs the key
-                keys[key_id] = self._repository.data_key(self.volume, key_id).secret
+                keys[key_id] = bytes(self._repository.data_key(self.volume, key_id).secret)
         return keys
 
     def names_keys(self) -> tuple[bytes, ...]:

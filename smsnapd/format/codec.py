@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 import secrets
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import zstandard
@@ -47,6 +49,7 @@ SEALED_MINIMUM: Final = 4096
 
 HEADER_SIZE: Final = 64
 SALT_SIZE: Final = 32
+KEY_SIZE: Final = 32
 
 _MAGIC: Final = b"SMSN"
 _VERSION: Final = 1
@@ -109,8 +112,17 @@ def derive(secret: bytes, salt: bytes, info: bytes, size: int = 32) -> bytes:
     return HKDF(algorithm=SHA256(), length=size, salt=salt, info=info).derive(secret)
 
 
-def _object_key(key: bytes, salt: bytes) -> bytes:
-    return derive(key, salt, b"smsnapd v1 object")
+@contextmanager
+def _object_key(key: Buffer, salt: bytes) -> Iterator[bytearray]:
+    """The key of one object, for the length of a `with`: of a chunk's nothing stays in memory."""
+    if len(key) != KEY_SIZE:
+        raise ValueError(f"a key has {KEY_SIZE} bytes, not {len(key)}: one that was wiped has none")
+    made = bytearray(KEY_SIZE)
+    try:
+        HKDF(algorithm=SHA256(), length=KEY_SIZE, salt=salt, info=b"smsnapd v1 object").derive_into(key, made)
+        yield made
+    finally:
+        made[:] = bytes(KEY_SIZE)
 
 
 def _associated(header: bytes, context: Context) -> bytes:
@@ -134,7 +146,7 @@ class Sealer:
     def seal(
         self,
         type_: ObjectType,
-        key: bytes,
+        key: Buffer,
         key_id: bytes,
         context: Context,
         content: Buffer,
@@ -157,7 +169,8 @@ class Sealer:
         target = self._room(size)
         target[:HEADER_SIZE] = header
         padding = size - HEADER_SIZE - plain_size - _TAG_SIZE
-        _encrypt(_object_key(key, salt), _associated(header, context), frame, padding, target)
+        with _object_key(key, salt) as object_key:
+            _encrypt(object_key, _associated(header, context), frame, padding, target)
         return Sealed(target, blake3(target).digest())
 
     def _room(self, size: int) -> memoryview:
@@ -167,7 +180,7 @@ class Sealer:
         return memoryview(self._buffer)[:size]
 
 
-def _encrypt(key: bytes, associated: bytes, frame: bytes, padding: int, target: memoryview) -> None:
+def _encrypt(key: bytearray, associated: bytes, frame: bytes, padding: int, target: memoryview) -> None:
     """Write ciphertext and tag behind the header, in pieces: so the plaintext is joined nowhere.
 
     `update_into` asks for 15 bytes more than it writes: the tag's place has them.
@@ -183,7 +196,7 @@ def _encrypt(key: bytes, associated: bytes, frame: bytes, padding: int, target: 
 
 def seal(
     type_: ObjectType,
-    key: bytes,
+    key: Buffer,
     key_id: bytes,
     context: Context,
     content: Buffer,
@@ -211,7 +224,7 @@ def parse_header(data: Buffer, what: str = "read a sealed object") -> Header:
 
 
 def open_sealed(
-    data: Buffer, type_: ObjectType, key: bytes, context: Context, limit: int | None = None
+    data: Buffer, type_: ObjectType, key: Buffer, context: Context, limit: int | None = None
 ) -> bytes:
     """The content of a sealed object; `DamageError` if it is not what was sealed at this place.
 
@@ -226,10 +239,10 @@ def open_sealed(
         raise DamageError(what, f"it has {len(data)} bytes, but its header says {header.sealed_size}")
     view = memoryview(data)
     associated = _associated(bytes(view[:HEADER_SIZE]), context)
+    sealed = view[HEADER_SIZE : header.sealed_size]
     try:
-        plain = AESGCM(_object_key(key, header.salt)).decrypt(
-            _NONCE, view[HEADER_SIZE : header.sealed_size], associated
-        )
+        with _object_key(key, header.salt) as object_key:
+            plain = AESGCM(object_key).decrypt(_NONCE, sealed, associated)
     except InvalidTag as error:
         raise DamageError(what, "it is not what was sealed under this name") from error
     highest = CONTENT_LIMITS[type_]

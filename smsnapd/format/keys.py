@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.hpke import (
 
 from smsnapd.errors import DamageError, WrongKeyError
 from smsnapd.format import names
-from smsnapd.format.codec import derive
+from smsnapd.format.codec import Buffer, derive
 from smsnapd.format.record import DataKeyRecord, SealedKey, WriterKey, public_id
 from smsnapd.format.roster import RECIPIENT_SIZE
 
@@ -48,7 +48,7 @@ _CHECKSUM_SIZE: Final = 4
 _NONCE: Final = bytes(12)  # a key of its own for each earlier key, which seals only that
 
 
-def _check_secret(secret: bytes) -> None:
+def _check_secret(secret: Buffer) -> None:
     if len(secret) != SECRET_SIZE:
         raise ValueError(f"a secret has {SECRET_SIZE} bytes, not {len(secret)}")
 
@@ -73,7 +73,7 @@ class Recipient:
         """The recipient that `to_text` wrote; `WrongKeyError` if it is none."""
         return cls(_read(text, _RECIPIENT_PREFIX, RECIPIENT_SIZE, "recipient"))
 
-    def seal(self, key: bytes, info: bytes) -> bytes:
+    def seal(self, key: Buffer, info: bytes) -> bytes:
         """`key` sealed so that only the identity opens it, and only with the same `info`.
 
         Raises `DamageError` if the recipient's public key is invalid.
@@ -257,7 +257,7 @@ def data_key_info(repository_id: bytes, key_id: bytes, volume: str) -> bytes:
     return b"smsnapd v1 data key\0" + repository_id + key_id + volume.encode()
 
 
-def _seal_all(key: bytes, info: bytes, recipients: Iterable[Recipient]) -> tuple[SealedKey, ...]:
+def _seal_all(key: Buffer, info: bytes, recipients: Iterable[Recipient]) -> tuple[SealedKey, ...]:
     return tuple(SealedKey(recipient.id, recipient.seal(key, info)) for recipient in recipients)
 
 
@@ -341,18 +341,37 @@ def open_write_key(
 
 @dataclass(frozen=True)
 class DataKey:
-    """A key for chunks: its id (16 bytes) and its secret (32 bytes)."""
+    """A key for chunks: its id (16 bytes) and its secret (32 bytes).
+
+    The secret of a key to seal with is a bytearray, of which there is no copy, and which can be wiped.
+    """
 
     id: bytes
-    secret: bytes = field(repr=False)
+    secret: Buffer = field(repr=False)
 
     def __post_init__(self) -> None:
         _check_secret(self.secret)
 
     @classmethod
-    def generate(cls, random: Random = secrets.token_bytes) -> DataKey:
-        """A new data key."""
-        return cls(random(16), random(SECRET_SIZE))
+    def generate(cls, random_into: Callable[[bytearray], object]) -> DataKey:
+        """A new data key; `random_into` fills a buffer with random bytes, and keeps none of them."""
+        id_, secret = bytearray(16), bytearray(SECRET_SIZE)
+        random_into(id_)
+        random_into(secret)
+        return cls(bytes(id_), secret)
+
+    @classmethod
+    def unusable(cls, id_: bytes = bytes(16)) -> DataKey:
+        """One that seals nothing, for where nothing will be sealed."""
+        made = cls(id_, bytearray(SECRET_SIZE))
+        made.wipe()
+        return made
+
+    def wipe(self) -> None:
+        """Overwrite the secret: nothing can be sealed or opened with this object any more."""
+        if isinstance(self.secret, bytearray):
+            self.secret[:] = bytes(len(self.secret))
+            self.secret.clear()
 
 
 def seal_data_key(

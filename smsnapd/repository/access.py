@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -290,7 +291,7 @@ class Repository:
         """
         if time.monotonic() - self._refreshed_s > FRESH_S:
             self.refresh()
-        key = DataKey.generate()
+        key = DataKey.generate(_random_into)
         recipients = [Recipient(item.public) for item in self.roster.recipients]
         self.store.put(
             names.data_key_name(volume, key.id), seal_data_key(key, volume, recipients, self.write_key)
@@ -331,6 +332,16 @@ class Repository:
         """Whether the volume has anything stored; nothing is asked about others. False for no name."""
         prefix = names.volume_prefix(volume)
         return names.volume_of(f"{prefix}lease") == volume and bool(self.store.children(prefix))
+
+
+def _random_into(buffer: bytearray) -> None:
+    """Fill a buffer from the kernel, without a copy anywhere else (random(4))."""
+    descriptor = os.open("/dev/urandom", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.readv(descriptor, [buffer]) != len(buffer):
+            raise SmsnapError("make a data key", "the kernel gave too few random bytes")
+    finally:
+        os.close(descriptor)
 
 
 def load_repository_record(store: Store) -> bytes:

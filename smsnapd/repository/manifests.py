@@ -192,7 +192,14 @@ def signer_of(repository: Repository, name: ManifestName) -> bytes | None:
 def load_manifest(repository: Repository, name: ManifestName) -> Recorded:
     """Get, open and verify one manifest. Whether its writer was revoked is for `History` to say."""
     data = _get(repository, name)
-    manifest = decode_manifest(data, name, repository.id, repository.catalog_key_of, repository.verify_key_of)
+    object_name, keys = name.object_name(), (repository.catalog_key_of, repository.verify_key_of)
+    try:
+        manifest = decode_manifest(data, name, repository.id, *keys)
+    except DamageError as error:
+        if object_name in error.what:
+            raise
+        why = f"cannot {error.what}: {error.why}"
+        raise DamageError(f"read {object_name}", why, error.hint) from error
     repository.check_seen(manifest.roster, f"the writer of {name.object_name()}")
     header = parse_header(data)
     has_catalog = any(ref.manifest == name.object_name() for ref in manifest.catalog)

@@ -62,7 +62,7 @@ class Reader:
     def open(self, ref: ChunkRef) -> bytes:
         """One chunk's content, every check passed. DamageError."""
         if ref.key_id not in self._keys:
-            self._keys[ref.key_id] = self._repository.data_key(self._volume, ref.key_id).secret
+            self._keys[ref.key_id] = bytes(self._repository.data_key(self._volume, ref.key_id).secret)
         opener = ChunkOpener(self._fetcher, self._repository.id, self._volume, self._keys, self._names_keys)
         return opener.open(ref)
 

@@ -51,7 +51,7 @@ def newest_report(
 def _read(repository: Repository, recorded: Recorded) -> Report:
     manifest, volume = recorded.manifest, recorded.name.volume
     ref = next(ref for ref in manifest.chunks if ref.name_hash == manifest.environment)
-    keys = {ref.key_id: repository.data_key(volume, ref.key_id).secret}
+    keys = {ref.key_id: bytes(repository.data_key(volume, ref.key_id).secret)}
     opener = ChunkOpener(
         Fetcher(repository.store, volume), repository.id, volume, keys, chunk_names_keys(repository, volume)
     )

@@ -24,7 +24,7 @@ from smsnapd.volume.tarball.read import PackItem, PackReader
 from smsnapd.volume.tree import Tree
 
 MIB = 1024 * 1024
-KEY = DataKey.generate()
+KEY = DataKey(os.urandom(16), bytearray(os.urandom(32)))
 
 
 class Counting(MemoryStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pickle
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from smsnapd.errors import DamageError, UsageError, WrongKeyError
 from smsnapd.format import names
-from smsnapd.format.codec import derive
+from smsnapd.format.codec import Context, ObjectType, derive, open_sealed, seal
 from smsnapd.format.keys import (
     DataKey,
     Identity,
@@ -33,6 +34,12 @@ IDENTITY = Identity(b"i" * 32)
 OTHER = Identity(b"o" * 32)
 WRITE_KEY = WriteKey(REPOSITORY, b"w" * 32)
 DATA_KEY = DataKey(b"k" * 16, b"d" * 32)
+
+
+def random_into(buffer: bytearray) -> None:
+    buffer[:] = os.urandom(len(buffer))
+
+
 CHEAP = Argon2Cost(memory_kib=64, iterations=1, lanes=1)
 SECRETS = st.binary(min_size=32, max_size=32)
 
@@ -43,7 +50,10 @@ def verify_key(writer_id: bytes) -> bytes:
 
 
 def test_generated_keys_are_all_different() -> None:
-    assert len({Identity.generate().secret for _ in range(3)} | {DataKey.generate().secret}) == 4
+    assert (
+        len({Identity.generate().secret for _ in range(3)} | {bytes(DataKey.generate(random_into).secret)})
+        == 4
+    )
     assert WriteKey.generate(REPOSITORY).secret != WriteKey.generate(REPOSITORY).secret
 
 
@@ -258,3 +268,16 @@ def test_the_public_half_is_that_of_x25519_and_ml_kem(secret: bytes) -> None:
     public = Identity(secret).recipient.public
     assert public[:1184] == MLKEM768PrivateKey.from_seed_bytes(seed).public_key().public_bytes_raw()
     assert public[1184:] == X25519PrivateKey.from_private_bytes(scalar).public_key().public_bytes_raw()
+
+
+def test_a_data_key_that_was_wiped_seals_nothing() -> None:
+    key = DataKey.generate(random_into)
+    buffer = key.secret
+    context = Context(REPOSITORY, "home", "name")
+    sealed = seal(ObjectType.CHUNK, key.secret, key.id, context, b"content")
+    assert open_sealed(sealed, ObjectType.CHUNK, bytes(buffer), context) == b"content"
+    key.wipe()
+    assert buffer == b""
+    for unusable in (key, DataKey.unusable()):
+        with pytest.raises(ValueError, match="wiped"):
+            seal(ObjectType.CHUNK, unusable.secret, unusable.id, context, b"content")
