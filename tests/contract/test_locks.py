@@ -72,6 +72,12 @@ def server(request: pytest.FixtureRequest) -> S3Server:
     return found
 
 
+@pytest.fixture(autouse=True)
+def _cheap_keyslots(monkeypatch: pytest.MonkeyPatch) -> None:
+    cheap = partial(make_keyslot, cost=Argon2Cost(memory_kib=64, iterations=1, lanes=1))
+    monkeypatch.setattr("smsnapd.repository.access.make_keyslot", cheap)
+
+
 @pytest.fixture
 def bucket(server: S3Server, s3_settings: Callable[..., StoreSettings]) -> Bucket:
     name = f"locked-{uuid.uuid4().hex}"
@@ -195,10 +201,8 @@ def test_other_stores(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def protected(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Protected:
+def protected(bucket: Bucket, tmp_path: Path) -> Protected:
     """A full and two incrementals; what is reused is of the first."""
-    cheap = partial(make_keyslot, cost=Argon2Cost(memory_kib=64, iterations=1, lanes=1))
-    monkeypatch.setattr("smsnapd.repository.access.make_keyslot", cheap)
     (tmp_path / "volume").mkdir()
     made = Protected.create(tmp_path / "volume", tmp_path / "state", bucket.settings)
     for number in range(3):
@@ -329,7 +333,10 @@ def test_locks_that_may_not_be_extended_are_an_error_and_nothing_else_stops(
 
 # --- by the command line
 
+ON_SEAWEED = pytest.mark.parametrize("server", ["seaweed"], indirect=True)
 
+
+@ON_SEAWEED
 def test_the_verbs_know_of_locks(bucket: Bucket, tmp_path: Path) -> None:
     settings = bucket.settings
     more = f'endpoint_url = "{settings.endpoint_url}"\nregion = "us-east-1"\npath_style = true\n'
@@ -351,6 +358,7 @@ def test_the_verbs_know_of_locks(bucket: Bucket, tmp_path: Path) -> None:
     assert "s3:PutObjectRetention" not in json.dumps(say("iam-policy", "restorer").json)
 
 
+@ON_SEAWEED
 def test_what_a_thief_deletes_comes_back(bucket: Bucket, tmp_path: Path) -> None:
     """Somebody with all rights but that to bypass locks deletes every object, and tries each version."""
     settings = bucket.settings
@@ -378,6 +386,7 @@ def test_what_a_thief_deletes_comes_back(bucket: Bucket, tmp_path: Path) -> None
     assert (notebook.place / "back" / "file").read_bytes() == b"content" * 9000
 
 
+@ON_SEAWEED
 def test_doctor_sees_a_bucket_without_locks(
     server: S3Server, s3_settings: Callable[..., StoreSettings], tmp_path: Path
 ) -> None:
