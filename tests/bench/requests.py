@@ -133,6 +133,7 @@ class Bench:
         self._meter.take("", "")
         do()
         self.found.append(self._meter.take(work, tool))
+        print(self.found[-1].row(), file=sys.stderr)
 
     def edit(self) -> None:
         """Change one file."""

@@ -154,7 +154,7 @@ class Run:
 
     def do(self, verb: str, number: int = -1, way: Way | None = None) -> list[Request]:
         """Do it; it may fail, and must not if what befalls it passes. Returns what was asked."""
-        reading_s = 2.0 if way is not None and isinstance(way.fault, BlackHole) else 60.0
+        reading_s = 5.0 if way is not None and isinstance(way.fault, BlackHole) else 60.0
         settings = replace(
             self.protected.settings, endpoint_url=self.proxy.endpoint, read_timeout_s=reading_s
         )
