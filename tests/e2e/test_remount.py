@@ -19,7 +19,7 @@ from smsnapd.store import StoreSettings
 from tests.e2e.wheelhouse import with_dependencies
 from tests.property.observed import differences, observe
 from tests.property.protected import PASSPHRASE, Protected
-from tests.unit.engine.images import fsck, make_ext4, mounted, take_image
+from tests.unit.engine.images import fsck, make_ext4, mounted
 
 CHECKOUT = Path(__file__).parents[2]
 S3_ALONE = {"boto3", "botocore", "s3transfer", "jmespath"}
@@ -71,11 +71,9 @@ class Machine:
         with mounted(self.device, self.point) as root:
             (root / "work").mkdir()
             (root / "work" / "notes").write_text("as it was\n")
-            subprocess.run(["mount", "-o", "remount,ro", root], check=True)
             protected = Protected.create(root, self.place / "state", settings)
-            take_image(protected, self.device)
+            protected.backup(mode="block")
             self.original = observe(root)
-            subprocess.run(["mount", "-o", "remount,rw", root], check=True)
             (root / "work" / "notes").write_text("spoilt\n")
             home = root / ".smsnapd"
             (home / "state").mkdir(parents=True)

@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.engine.history import History
+from smsnapd.engine.image.restore import DeviceRequest, restore_device
+from smsnapd.engine.progress import Silent
 from smsnapd.store import StoreSettings
 from tests.e2e.transcript import PASSPHRASE, Notebook
+from tests.property.observed import differences, observe
 from tests.property.protected import PASSPHRASE as OURS
-from tests.property.protected import Protected
-from tests.unit.engine.images import fsck, make_ext4, mounted, take_image
+from tests.property.protected import VOLUME, Protected
+from tests.unit.engine.images import fsck, make_ext4, mounted
 
 pytestmark = [
     pytest.mark.root,
@@ -45,11 +49,8 @@ def notebook(tmp_path: Path, device: Path) -> Notebook:
         (root / "d").mkdir()
         (root / "d" / "a.txt").write_text("first\n")
         (root / "big").write_bytes(os.urandom(2_000_000))
-        subprocess.run(["mount", "-o", "remount,ro", root], check=True)
         protected = Protected.create(root, tmp_path / "own-state", settings)
-        take_image(protected, device, base=root)
-        shutil.copy(device, tmp_path / "original")
-        subprocess.run(["mount", "-o", "remount,rw", root], check=True)
+        protected.backup(mode="block")
         (root / "d" / "a.txt").write_text("second\n")
         protected.backup()
     return notebook
@@ -64,12 +65,53 @@ def full_of(notebook: Notebook) -> str:
     return str(listed[0]["id"])
 
 
+def sized(path: Path, size: str) -> Path:
+    subprocess.run(["truncate", "-s", size, path], check=True)
+    return path
+
+
+LONG = os.environ.get("SMSNAP_LONG") == "1"
+FILE_BYTES = (8 if LONG else 1) * 1024 * 1000
+
+
+@pytest.mark.slow
+def test_four_gigabytes_with_half_a_gigabyte_of_files(tmp_path: Path) -> None:
+    """A smaller and a larger device; without SMSNAP_LONG=1 all sizes are an eighth of these."""
+    device = make_ext4(tmp_path / "device", "4G" if LONG else "512M")
+    settings = StoreSettings((tmp_path / "repo").as_uri())
+    protected = Protected.create(tmp_path / "volume", tmp_path / "state", settings)
+    with mounted(device, tmp_path / "volume") as root:
+        for number in range(64):
+            (root / f"d{number % 8}").mkdir(exist_ok=True)
+            (root / f"d{number % 8}" / f"file-{number}").write_bytes(os.urandom(FILE_BYTES))
+        first = protected.backup(mode="block")
+        original = observe(root)
+        (root / "d0" / "file-0").write_bytes(b"changed")
+        second = protected.backup(mode="block", full=True)
+    assert first.new_bytes < 1.05 * 64 * FILE_BYTES  # sealed sizes are padded
+    assert second.new_bytes < first.new_bytes / (100 if LONG else 20)
+    assert first.snapshot is not None
+    with protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        for size, way in (("2G", "files"), ("8G", "grown")):
+            back = sized(tmp_path / size, size if LONG else f"{int(size[0]) * 128}M")
+            request = DeviceRequest(bytes(back), workers=2)
+            outcome = restore_device(
+                repository, protected.settings, history, history.find(first.snapshot.id), request, Silent()
+            )
+            assert (outcome.way, outcome.not_restored) == (way, ())
+            fsck(back)
+            with mounted(back, tmp_path / "look", "loop,ro") as look:
+                assert list(differences(original, observe(look))) == []
+                room = os.statvfs(look)
+                assert room.f_blocks * room.f_frsize > 0.9 * back.stat().st_size
+            back.unlink()
+
+
 def test_an_image_goes_to_a_file_a_pipe_and_back_to_files(
     notebook: Notebook, device: Path, tmp_path: Path
 ) -> None:
     full = full_of(notebook)
-    original = (tmp_path / "original").read_bytes()
-
     said = notebook.say("restore", *FULL, "--device", "back", "--snapshot", full, "--dry-run")
     assert said.status == 0 and b"would restore" in said.out and not (tmp_path / "back").exists()
     report = json.loads(
@@ -82,7 +124,10 @@ def test_an_image_goes_to_a_file_a_pipe_and_back_to_files(
     said = notebook.say("restore", *FULL, "--device", "back", "--snapshot", full)
     assert said.status == 1 and "--destroy" in said.err and "ext4" in said.err
 
-    assert notebook.well("restore", *FULL, "--device", "-", "--snapshot", full).out == original
+    original = notebook.well("restore", *FULL, "--device", "-", "--snapshot", full).out
+    assert len(original) == 16 * 1024 * 1024
+    (tmp_path / "piped").write_bytes(original)
+    fsck(tmp_path / "piped", clean=False)
     notebook.well("export", *FULL, full, "--output", "exported")
     exported = tmp_path / "exported"
     assert exported.read_bytes() == original
