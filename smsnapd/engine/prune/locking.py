@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 
@@ -11,8 +13,10 @@ from smsnapd.errors import ObjectMissingError, StoreError
 from smsnapd.format import names
 from smsnapd.store.base import Store
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 12
 BATCH: Final = 256
+PATIENCE_S: Final = 600.0
+"""Backups wait for a prune. Half of a lock's length is left: days, for the prunes that follow to go on."""
 LEAST_LEFT_S: Final = 2 * 86400.0
 """A lock that ends before the next prune, or the one after it, is extended whatever its length."""
 
@@ -32,6 +36,10 @@ class LockTerms(NamedTuple):
         """Whether a lock with this end is to be extended: when half of it is over."""
         return until_s - self.now_s < max(self.lock_s / 2, LEAST_LEFT_S) and until_s < self.until_s
 
+    def is_urgent(self, until_s: float) -> bool:
+        """Whether it may be too late for one with this end at the next prune."""
+        return self.is_due(until_s) and until_s - self.now_s < LEAST_LEFT_S
+
 
 class _Kept(NamedTuple):
     """Until when an object is locked, and whether it was not locked for so long before."""
@@ -44,11 +52,23 @@ class Locker:
     """Takes the names of objects that are needed, and extends the locks that end soon.
 
     A context manager: it has threads. `extended` counts; of what failed `error` is the first, if that was not
-    transient, and then nothing more is tried: other objects of the bucket would be refused just so.
+    transient, and then nothing more is tried: other objects of the bucket would be refused just so. After
+    `PATIENCE_S` only what is urgent is done, and `left` counts the rest.
     """
 
-    def __init__(self, store: Store, terms: LockTerms, known: KnownLocks, *, dry_run: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        terms: LockTerms,
+        known: KnownLocks,
+        *,
+        dry_run: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """On a `dry_run` nothing is locked, and `extended` counts what would be."""
+        self._clock = clock
+        self._late_s = clock() + PATIENCE_S
+        self.left = 0
         self._store = store
         self._terms = terms
         self._known = known
@@ -67,8 +87,13 @@ class Locker:
     def add(self, name: str) -> None:
         """A recovery point needs this object."""
         known_s = self._known.until(name)
-        if known_s is None or self._terms.is_due(known_s):
-            self._names.append(name)
+        if known_s is not None and not self._terms.is_due(known_s):
+            return
+        is_urgent = known_s is not None and self._terms.is_urgent(known_s)
+        if not is_urgent and self._clock() > self._late_s:
+            self.left += 1
+            return
+        self._names.append(name)
         if len(self._names) == BATCH:
             self._flush()
 

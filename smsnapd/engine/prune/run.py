@@ -163,6 +163,8 @@ class _Prune:
         finally:
             known.close(now_s)
         self._done = replace(self._done, locks=locker.extended, lock_error=locker.error)
+        if locker.left:
+            self._note(f"the locks of {locker.left:,} objects are for the next prune to look at")
 
     def _look(self, plan: Plan, new: Spool[ObjectInfo], keep: Callable[[str], object]) -> None:
         """Look at all: `new` gets what nothing refers to and no list names, `keep` what is needed."""

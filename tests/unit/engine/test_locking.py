@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from smsnapd.engine.prune.known_locks import KnownLocks
-from smsnapd.engine.prune.locking import BATCH, Locker, LockTerms
+from smsnapd.engine.prune.locking import BATCH, PATIENCE_S, Locker, LockTerms
 from smsnapd.errors import DeniedError, StoreError
 from smsnapd.store.memory import MemoryStore
 from tests.fault.faulty import Call, Fault, FaultyStore
@@ -110,6 +110,20 @@ def test_what_may_pass_ends_the_prune(store: MemoryStore, known: KnownLocks) -> 
     with pytest.raises(StoreError, match="lock o/0"):
         extend(FaultyStore(store, plan), known, ["o/0"])
     assert extend(store, known, ["o/0"]).extended == 1
+
+
+def test_when_it_takes_too_long_only_what_is_urgent_is_done(store: MemoryStore, known: KnownLocks) -> None:
+    known.learn("o/0", NOW_S + 10 * DAY_S)
+    known.learn("o/1", NOW_S + DAY_S)
+    times = iter([0.0, *[PATIENCE_S + 1] * 3])
+    with Locker(store, TERMS, known, dry_run=False, clock=lambda: next(times)) as locker:
+        for number in range(3):
+            locker.add(f"o/{number}")
+        locker.finish()
+    assert (locker.extended, locker.left) == (1, 2)
+    assert [store.locked_until(f"o/{number}") for number in range(3)] == [0.0, TERMS.until_s, 0.0]
+    again = extend(store, known, ["o/0", "o/1", "o/2"])
+    assert (again.extended, again.left) == (2, 0)
 
 
 def test_a_dry_run_locks_nothing_and_remembers_nothing(store: MemoryStore, known: KnownLocks) -> None:
