@@ -228,13 +228,15 @@ class BackupConfig:
     `mode` is that of fulls; what comes between them is of files. An empty `consistency` is "live" for tar,
     and "freeze" for block.
 
-    With `environment` a full has a report of what is needed to make the volume's environments again.
+    With `environment` a full has a report of what is needed to make the volume's environments again; with
+    `exclude_recreatable` what the report alone can rebuild is left out.
     """
 
     mode: str = _key(_choice("tar", "block"), "tar")
     consistency: str = _key(_choice("", "live", "read-only", "freeze"), "")
     compression_level: int = _key(_number(-50, 19), 1)
     environment: bool = _key(_flag, True)
+    exclude_recreatable: bool = _key(_flag, False)
 
 
 @dataclass(frozen=True)
@@ -483,6 +485,12 @@ def _check_together(config: Config) -> None:
             f"use repository.object_lock of {source}",
             "the repository is a directory, and only S3 locks objects",
             "remove object_lock, or name an s3:// repository",
+        )
+    if config.backup.exclude_recreatable and not config.backup.environment:
+        raise ConfigError(
+            f"use backup.exclude_recreatable of {source}",
+            "what is left out could not be made again: environment is false",
+            "remove one of the two",
         )
     if config.backup.mode == "tar" and config.backup.consistency == "freeze":
         raise ConfigError(

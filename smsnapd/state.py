@@ -183,6 +183,11 @@ class State:
         return self._meta("bare") == b"\1"
 
     @property
+    def left_out(self) -> bytes | None:
+        """What the last commit left out on purpose, as `StateUpdate.commit` was told."""
+        return self._meta("left_out")
+
+    @property
     def counts(self) -> TreeCounts:
         """The size of the tree at the head."""
         raw = self._meta("counts")
@@ -245,7 +250,7 @@ class State:
         """Drop the index, keeping what is known of the newest snapshot."""
         with self._transaction():
             self._clear()
-            self._db.execute("DELETE FROM meta WHERE key IN ('head', 'counts', 'bare')")
+            self._db.execute("DELETE FROM meta WHERE key IN ('head', 'counts', 'bare', 'left_out')")
 
     def _clear(self) -> None:
         for table in ("directory", "chunk", "link", "unsettled"):
@@ -406,10 +411,13 @@ class StateUpdate:
         """The size of the tree as it is with all that was put."""
         return self._counter.counts
 
-    def commit(self, head: Head, *, scanned: bool = True, bare: bool | None = None) -> None:
+    def commit(
+        self, head: Head, *, scanned: bool = True, bare: bool | None = None, left_out: bytes = b""
+    ) -> None:
         """Keep everything: the index mirrors `head` from now on.
 
         Not `scanned`: the volume has not been held against it. `bare` as `State.is_bare`; None is as before.
+        `left_out` is for whoever made the commit.
         """
         self._flush()
         self._count_uses()
@@ -417,6 +425,7 @@ class StateUpdate:
             self._state._put_meta("bare", b"\1" if bare else b"\0")
         self._state._put_meta("counts", msgspec.msgpack.encode(self.counts))
         self._state._put_meta("scanned", b"\1" if scanned else b"\0")
+        self._state._put_meta("left_out", left_out)
         self._state._put_meta("head", msgspec.msgpack.encode(head))
         newest = self._state.newest_seen
         if newest is None or head.sequence >= newest[0]:

@@ -24,6 +24,7 @@ from smsnapd.store.pacing import SharedFile, shared_file
 
 if TYPE_CHECKING:
     from smsnapd.engine.backup import BackupRequest
+    from smsnapd.engine.environment.companion import EnvironmentRequest
     from smsnapd.engine.retention import Policy
     from smsnapd.repository import Credentials
 
@@ -129,7 +130,6 @@ def exclude_patterns(config: Config) -> tuple[str, ...]:
 def backup_request(config: Config, volume: str) -> BackupRequest:
     """What to back up, as configured: an incremental, of which a caller may make something else."""
     from smsnapd.engine.backup import BackupRequest
-    from smsnapd.engine.environment.companion import EnvironmentRequest
 
     return BackupRequest(
         root=os.fsencode(volume_root(config)),
@@ -140,7 +140,7 @@ def backup_request(config: Config, volume: str) -> BackupRequest:
         consistency=config.backup.consistency,
         level=config.backup.compression_level,
         grace_s=config.retention.grace.total_seconds(),
-        environment=EnvironmentRequest() if config.backup.environment else None,
+        environment=_environment(config),
     )
 
 
@@ -157,6 +157,13 @@ def retention_policy(config: Config) -> Policy:
         monthly=retention.monthly,
         yearly=retention.yearly,
     )
+
+
+def _environment(config: Config) -> EnvironmentRequest | None:
+    from smsnapd.engine.environment.companion import EnvironmentRequest
+
+    wanted = EnvironmentRequest(leave_out=config.backup.exclude_recreatable)
+    return wanted if config.backup.environment else None
 
 
 def own_places(root: Path, state: Path, url: str) -> tuple[str, ...]:

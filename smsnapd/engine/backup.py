@@ -14,6 +14,7 @@ from functools import partial
 
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.environment.companion import Companion
+from smsnapd.engine.environment.judging import Judged
 from smsnapd.engine.extras import left_out
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
@@ -235,11 +236,11 @@ class _Run:
             # Entries that lie in an image have no extents that a full of files could name.
             self._state.forget()
         hints = self._usable_hints(head, full)
-        if full and tenure is not None:
-            self._companion.begin(self._left_out())
+        candidates = self._may_be_left_out(tenure, full)
         started_ns = self._started_ns(hints)
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
+        hints = self._leave(candidates, hints)
         known = self._scan(started_ns - UNSETTLED_NS, lease, head, hints)
         scanned = Scanned(
             self._changes,
@@ -261,10 +262,10 @@ class _Run:
             self._state,
             scanned,
             self._progress,
+            self._companion,
             self._clock_ns,
         )
-        written = writer.write(tenure, head, full, self._companion)
-        self._notes += self._companion.notes
+        written = writer.write(tenure, head, full)
         if written.committed is not None:
             tenure.stands_at(parent_of(written.committed))
             if is_due(written.committed.name):
@@ -354,6 +355,18 @@ class _Run:
         now_ns = self._clock_ns()
         return now_ns if hints is None or hints.as_of_ns is None else min(now_ns, hints.as_of_ns)
 
+    def _may_be_left_out(self, tenure: Tenure | None, full: bool) -> list[Judged]:
+        """The environments that this run need not store; a full begins to look at what needs a report."""
+        if full and tenure is not None:
+            self._companion.begin(self._left_out())
+        return self._companion.candidates(self._state.left_out, tenure.lease.renew if tenure else _nothing)
+
+    def _leave(self, candidates: list[Judged], hints: Hints | None) -> Hints | None:
+        """Leave out those that are as they were; where hints lead, all of the others is looked at."""
+        self._companion.leave(candidates, hints)
+        back = self._companion.leaving.back
+        return hints and hints._replace(subtrees=hints.subtrees.union(back))
+
     def _scan(
         self, unsettled_from_ns: int, lease: Lease | None, head: Parent | None, hints: Hints | None
     ) -> tuple[Issue, ...] | None:
@@ -390,7 +403,8 @@ class _Run:
         return stat_entry(self._tree, self._report, path, indexed)
 
     def _left_out(self) -> set[tuple[int, int]]:
-        return left_out(self._request.state_dir, self._settings.url)
+        own = left_out(self._request.state_dir, self._settings.url)
+        return own | self._companion.leaving.directories
 
     def _unchanged(self, unreadable: list[Issue], *, write: bool) -> BackupOutcome:
         """There is nothing to commit, or nothing may be written."""
@@ -407,7 +421,7 @@ class _Run:
             for directory, settled in self._changes.settled.items():
                 before = self._state.listing(directory)
                 update.put(Listing(directory, with_settled(before, settled)), before)
-            update.commit(head)
+            update.commit(head, left_out=self._companion.leaving.saved())
 
     def _outcome(
         self,
@@ -425,8 +439,12 @@ class _Run:
             bytes=self._changes.bytes_to_read,
             new_bytes=new_bytes,
             incomplete=tuple(incomplete),
-            notes=tuple(self._notes),
+            notes=(*self._notes, *self._companion.notes),
         )
+
+
+def _nothing() -> None:
+    """Renew no lease: a dry run has none."""
 
 
 def _renewing(lease: Lease | None, looks: Iterable[Look]) -> Iterator[Look]:

@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from smsnapd.engine.environment.leaving import LEFT_OUT
 from smsnapd.engine.extras import Extras, directory_of, paths_within, unknown_paths
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.image.files import files_of
@@ -423,10 +424,23 @@ class _Restore:
             fetched_bytes=tally.fetched_bytes,
             skipped=tally.skipped,
             not_restored=tuple(Issue(failure.path, failure.reason) for failure in failures),
-            notes=tuple(sentences(self._notes)),
+            notes=(*sentences(self._notes), *self._left_out()),
             would=would,
             damaged=sum(1 for failure in failures if failure.damaged),
         )
+
+    def _left_out(self) -> Iterator[str]:
+        """What the snapshot lacks because it can be made again, where it would have been restored."""
+        paths = self._request.paths
+        for issue in self._tree.newest.completeness.skipped:
+            wanted = not paths or any(_is_within(issue.path, path) for path in paths)
+            if issue.reason == LEFT_OUT and wanted:
+                place = path_text(issue.path)
+                yield f"{place} was left out; make it again: smsnap environment recreate --only {place}"
+
+
+def _is_within(path: bytes, above: bytes) -> bool:
+    return not above or path == above or path.startswith(above + b"/")
 
 
 def _writable(directory: Entry) -> Entry:

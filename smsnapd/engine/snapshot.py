@@ -16,6 +16,7 @@ from smsnapd.engine.changes import ChangeSet, DirectoryChange
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.environment.companion import Companion, EnvironmentRequest
 from smsnapd.engine.environment.keeping import put_report
+from smsnapd.engine.environment.leaving import LEFT_OUT
 from smsnapd.engine.index import Parent, head_of
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
@@ -123,8 +124,11 @@ class SnapshotWriter:
         state: State,
         scanned: Scanned,
         progress: Progress,
+        companion: Companion,
         clock_ns: Callable[[], int],
     ) -> None:
+        """`companion` has a full's report, and knows what is left out."""
+        self._companion = companion
         self._repository = repository
         self._settings = settings
         self._request = request
@@ -135,8 +139,8 @@ class SnapshotWriter:
         self._clock_ns = clock_ns
         self._keys = repository.volume_keys(request.volume)
 
-    def write(self, tenure: Tenure, head: Parent | None, full: bool, companion: Companion) -> Written:
-        """Store what changed and commit; the index moves on behind it. `companion` has a full's report."""
+    def write(self, tenure: Tenure, head: Parent | None, full: bool) -> Written:
+        """Store what changed and commit; the index moves on behind it."""
         changes, lease = self._changes, tenure.lease
         self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
         table = self._known_chunks(tenure)
@@ -160,7 +164,7 @@ class SnapshotWriter:
             manifest = self._manifest(
                 name, head, assembler, incomplete, catalog, table, attachments, new_bytes, update.counts
             )
-            manifest = with_report(manifest, self._repository, tenure, companion)
+            manifest = with_report(manifest, self._repository, tenure, self._companion)
             self._progress.phase("commit")
             self._look_again(tenure, table, catalog.rows, manifest)
             self._check_held()
@@ -308,7 +312,7 @@ class SnapshotWriter:
                 complete=not incomplete,
                 incomplete=tuple(incomplete),
                 vanished=(*report.vanished, *assembler.vanished),
-                skipped=tuple(Issue(path, why) for path, why in report.skipped),
+                skipped=self._skipped(),
             ),
             statistics=Statistics(
                 entries=tree.entries,
@@ -324,13 +328,19 @@ class SnapshotWriter:
             roster=self._repository.rosters[-1].ref,
         )
 
+    def _skipped(self) -> tuple[Issue, ...]:
+        """What the volume has and the snapshot has not, on purpose."""
+        left_out = ((environment.path, LEFT_OUT) for environment in self._companion.leaving.held)
+        return tuple(Issue(path, why) for path, why in (*self._scanned.report.skipped, *left_out))
+
     def _update_index(
         self, update: StateUpdate, committed: Committed, table: ChunkTable, named: set[int]
     ) -> None:
         """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
         head = head_of(committed, self._scanned.root, self._scanned.filesystem)
-        update.commit(head, bare=False if committed.name.kind == "full" else None)
+        bare = False if committed.name.kind == "full" else None
+        update.commit(head, bare=bare, left_out=self._companion.leaving.saved())
 
 
 def with_report(manifest: Manifest, repository: Repository, tenure: Tenure, companion: Companion) -> Manifest:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,25 @@ def test_a_report_does_not_lead_out_of_the_target(notebook: Notebook) -> None:
     assert said.status == 3
     assert all(item["problems"] for item in said.json["items"]) and "/etc/v" not in by_path(said)
     assert not list(outside.iterdir())
+
+
+def test_an_environment_that_is_left_out_is_made_again(notebook: Notebook) -> None:
+    notebook.configure("[backup]\nexclude_recreatable = true\n")
+    place = notebook.volume / ".venv"
+    make_venv(place, *PINNED)
+    before = packages(place)
+    settled_s = max(path.lstat().st_ctime for path in place.rglob("*")) + 2.1
+    while time.time() < settled_s:  # what has only just been written may be written again unseen
+        time.sleep(0.1)
+    said = notebook.well("backup")
+    assert "left out, because `smsnap environment recreate` rebuilds it: .venv; that saves" in said.err
+    assert notebook.well("environment", "show", "--json").json["left_out"][0]["files"] > 10
+    bare = notebook.place / "bare"
+    told = notebook.well("restore", "--target", str(bare)).err
+    assert ".venv was left out; make it again: smsnap environment recreate --only .venv" in told
+    assert (bare / "work/mine.py").exists() and not (bare / ".venv").exists()
+    notebook.well("environment", "recreate", "--only", ".venv", "--target", str(bare))
+    assert packages(bare / ".venv") == before
 
 
 def test_a_commit_that_its_remote_has_no_more_comes_from_the_backup(notebook: Notebook) -> None:

@@ -13,7 +13,7 @@ from smsnapd.engine.environment.pythons import read_conda, read_venv
 from smsnapd.engine.environment.reading import entries_of
 from smsnapd.engine.environment.rebuilding import CommandError, Item, Site
 from smsnapd.engine.environment.report import Conda, CondaPackage, Venv
-from smsnapd.engine.environment.words import is_conda_spec, is_web_address, minor_of
+from smsnapd.engine.environment.words import is_channel, is_conda_spec, minor_of
 from smsnapd.model import path_text
 
 _RUNS: Final = "import sys; print('%d.%d' % sys.version_info[:2])"
@@ -140,15 +140,13 @@ def _make_conda(item: Item, conda: Conda, place: bytes, site: Site) -> None:
     specs = [spec for spec in conda.requested if is_conda_spec(spec)]
     if not specs:
         raise CommandError("neither are its packages to be had, nor does its history say what was asked for")
-    channels = [word for url in conda.channels if is_web_address(url) for word in ("--channel", url)]
+    channels = [word for url in conda.channels if is_channel(url) for word in ("--channel", url)]
     site.run(item, [*create, *channels, *specs])
 
 
 def explicit_list(packages: Sequence[CondaPackage]) -> str:
     """The file that `conda create --file` takes; "" if it is not known where each came from."""
-    if not packages or not all(
-        package.url.startswith(("https://", "http://", "file://")) for package in packages
-    ):
+    if not packages or not all(is_channel(package.url) for package in packages):
         return ""
     lines = [package.url + (f"#{package.md5}" if package.md5 else "") for package in packages]
     return "\n".join(["@EXPLICIT", *lines, ""])

@@ -15,13 +15,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
 
 from smsnapd.engine.environment.capture import capture, home_of
-from smsnapd.engine.environment.report import REPORT_BYTES, encode_report
+from smsnapd.engine.environment.judging import Judged, judge
+from smsnapd.engine.environment.reading import Deadline, TimeUpError
+from smsnapd.engine.environment.report import REPORT_BYTES, Conda, Report, Venv, encode_report
+from smsnapd.engine.environment.words import raw
 
 GRACE_S: Final = 30.0
 """After its time is over a process gets so long to tell what it knows."""
@@ -29,6 +32,8 @@ MEMORY_BYTES: Final = 1024 * 1024 * 1024
 ANSWER_BYTES: Final = REPORT_BYTES + 4 * 1024 * 1024
 _LOOK_AGAIN_S: Final = 0.05
 _PR_SET_PDEATHSIG: Final = 1
+_NETWORK: Final = ("PIP_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY")
+"""Beginnings of variables that say where an index is, and how to reach it."""
 _START: Final = (
     "import sys; sys.path[:] = sys.argv[1:]; from smsnapd.engine.environment.surveyor import serve; serve()"
 )
@@ -39,17 +44,27 @@ class SurveyError(Exception):
 
 
 class SurveyTask(msgspec.Struct, frozen=True):
-    """What to look at, for how long; `left_out` are directories that are nobody's business."""
+    """What to look at, for how long; `left_out` are directories that are nobody's business.
+
+    With `judging_s` it is also judged, for so long, which environments the report alone can rebuild.
+    """
 
     root: bytes
     seconds: float
     left_out: tuple[tuple[int, int], ...] = ()
+    judging_s: float = 0.0
+
+    @property
+    def longest_s(self) -> float:
+        """How long it takes at most."""
+        return self.seconds + self.judging_s
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What came of it: a report as JSON, or why there is none."""
+    """What came of it: a report as JSON and what was judged, or why there is none."""
 
     report: bytes = b""
+    judged: tuple[Judged, ...] = ()
     error: str = ""
 
 
@@ -58,7 +73,7 @@ class Surveyor:
 
     def __init__(self, task: SurveyTask) -> None:
         """Start it. SurveyError if that cannot be."""
-        self._give_up_s = time.monotonic() + task.seconds + GRACE_S
+        self._give_up_s = time.monotonic() + task.longest_s + GRACE_S
         self._answer = os.memfd_create("smsnap-survey")
         try:
             self._process = subprocess.Popen(
@@ -121,7 +136,9 @@ def survey(task: SurveyTask, beat: Callable[[], None]) -> Answer:
 def _environment(root: bytes) -> dict[str, str]:
     """No credentials, no settings: what a process of the owner's needs."""
     path = os.environ.get("PATH", "/usr/local/bin:/usr/bin:/bin")
-    return {"PATH": path, "HOME": os.fsdecode(home_of(root)), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+    network = {name: value for name, value in os.environ.items() if name.upper().startswith(_NETWORK)}
+    own = {"PATH": path, "HOME": os.fsdecode(home_of(root)), "LC_ALL": "C.UTF-8", "PYTHONUTF8": "1"}
+    return network | own
 
 
 # --- in the process
@@ -132,11 +149,29 @@ def serve() -> None:
     task = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=SurveyTask)
     try:
         _confine(task)
-        answer = Answer(encode_report(capture(task.root, task.left_out, task.seconds)))
+        report = capture(task.root, task.left_out, task.seconds)
+        answer = Answer(encode_report(report), tuple(_judged(task, report)))
     except Exception as error:  # whatever a volume has done to it
         answer = Answer(error=f"{type(error).__name__}: {error}"[:1000])
     sys.stdout.buffer.write(msgspec.msgpack.encode(answer))
     sys.stdout.flush()
+
+
+def _judged(task: SurveyTask, report: Report) -> Iterator[Judged]:
+    """Which environments of the volume the report can rebuild; of one for which there is no time, none."""
+    if not task.judging_s:
+        return
+    deadline = Deadline(task.judging_s)
+    root = os.path.realpath(task.root)
+    environments: tuple[Venv | Conda, ...] = (*report.venvs, *report.condas)
+    for environment in environments:
+        path = raw(environment.path)
+        if path.startswith(b"/") or not path:
+            continue
+        try:
+            yield judge(os.path.join(root, path), path, environment, deadline)
+        except TimeUpError:
+            yield Judged(path, "there was no time to look at all of it")
 
 
 def _confine(task: SurveyTask) -> None:
@@ -148,7 +183,7 @@ def _confine(task: SurveyTask) -> None:
     status = os.stat(task.root)
     if os.geteuid() == 0 and status.st_uid != 0:
         _become(status.st_uid, status.st_gid)
-    signal.alarm(int(task.seconds + GRACE_S) + 1)
+    signal.alarm(int(task.longest_s + GRACE_S) + 1)
     # A change of user would undo this, so it comes behind.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

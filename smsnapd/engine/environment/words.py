@@ -109,6 +109,11 @@ def is_web_address(url: str) -> bool:
     return bool(_PRINTABLE.fullmatch(url)) and url.startswith(("https://", "http://"))
 
 
+def is_channel(url: str) -> bool:
+    """Whether conda may be told to take packages from here: a web address, or a directory."""
+    return is_web_address(url) or (bool(_PRINTABLE.fullmatch(url)) and url.startswith("file:///"))
+
+
 def raw(text: str) -> bytes:
     """The bytes that `path_text` made `text` of, a slash in front included; `.` is nothing."""
     return b"/" * text.startswith("/") + path_bytes(text)

@@ -186,7 +186,7 @@ class _ImageRun:
         self._tenure.listed(history)
         for text in filter(None, (taken_over(self._tenure.lease), cut_off(history, self._state))):
             self._note(text)
-        self._companion.begin(left_out(self._request.state_dir, self._settings.url))
+        self._companion.begin(left_out(self._request.state_dir, self._settings.url), judging=False)
         head = newest(self._repository, history)
         digests = DigestFile(Path(f"{self._state.path}.image"))
         remembered = digests.head()
