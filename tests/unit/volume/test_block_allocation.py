@@ -40,18 +40,18 @@ FORMS = {
 }
 
 
-def made(path: Path, form: list[str], size: str = "200M") -> None:
-    """A file system with some thousand files, with holes between them."""
+def made(path: Path, form: list[str], size: str = "64M") -> None:
+    """A file system with some hundred files, with holes between them."""
     tree = path.parent / "tree"
-    for number in range(40):
+    for number in range(12):
         directory = tree / f"{number:02}"
         directory.mkdir(parents=True)
         for file in range(20):
             (directory / f"{file}").write_bytes(os.urandom(1 + 977 * file * number % 60_000))
-    (tree / "large").write_bytes(bytes(range(256)) * 60_000)
+    (tree / "large").write_bytes(bytes(range(256)) * 20_000)
     subprocess.run(["truncate", "-s", size, path], check=True)
     subprocess.run(["mkfs.ext4", "-q", "-d", tree, *form, path], check=True, capture_output=True)
-    gone = "".join(f"rm /{number:02}/{file}\n" for number in range(0, 40, 3) for file in range(0, 20, 2))
+    gone = "".join(f"rm /{number:02}/{file}\n" for number in range(0, 12, 3) for file in range(0, 20, 2))
     subprocess.run(["debugfs", "-w", "-f", "-", path], input=gone.encode(), check=True, capture_output=True)
 
 
