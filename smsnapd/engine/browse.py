@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from smsnapd.engine.image.listing import lies_in_image, read_pieces
-from smsnapd.engine.placed import find_placed
+from smsnapd.engine.placed import Placed, find_placed
 from smsnapd.engine.reading import WINDOW_BYTES, Contents
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import UsageError
@@ -54,6 +54,11 @@ def open_file(tree: SnapshotTree, path: bytes) -> Iterator[bytes | bytearray]:
         raise UsageError(
             f"read {path_text(path)}", f"it is a {Kind(placed.entry.kind).name.lower()} and no regular file"
         )
+    return contents_of(tree, path, placed)
+
+
+def contents_of(tree: SnapshotTree, path: bytes, placed: Placed) -> Iterator[bytes | bytearray]:
+    """The contents of a regular file that the tree has at `path`, as `open_file`."""
     if lies_in_image(placed.entry):
         return _image_contents(tree, path, placed.entry)
     return Contents(tree.repository, tree.volume).windows(placed)

@@ -147,7 +147,9 @@ def _mount(stack: ExitStack, source: MountSource, options: str, directory: bytes
     loop = "" if Path(os.fsdecode(path)).is_block_device() else ",loop"
     wanted = f"{_SAFE},{options}{loop}"
     _run("mount", b"-n", b"-t", b"ext4", b"-o", wanted.encode(), path, point)
-    stack.callback(_run, "umount", b"-n", point)
+    # Nothing of a read-only one is lost if somebody still has a file of it open.
+    lazily = (b"-l",) if "ro" in options.split(",") else ()
+    stack.callback(_run, "umount", b"-n", *lazily, point)
     return point
 
 

@@ -10,6 +10,7 @@ import os
 from dataclasses import dataclass, replace
 
 from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.image.compare import compare_files
 from smsnapd.engine.image.device import WrittenImage, write_image
 from smsnapd.engine.image.files import mounted_image
 from smsnapd.engine.image.runs import data_bytes_of
@@ -151,7 +152,7 @@ class _DeviceRestore:
         if grows:
             e2fsprogs.grow(request.path)
         if self._changes:
-            outcome = self._with_files(outcome, self._apply())
+            outcome = self._with_files(outcome, *self._apply())
         return outcome
 
     def _check_possible(self) -> None:
@@ -167,20 +168,13 @@ class _DeviceRestore:
             what = f"restore snapshot {self._snapshot.id} to {path_text(self._request.path)}"
             raise UsageError(what, "it has to be mounted, which only root may", "run this with sudo")
 
-    def _apply(self) -> RestoreOutcome:
+    def _apply(self) -> tuple[RestoreOutcome, int]:
         """Bring the image, mounted, to the moment of the recovery point, and map its owners."""
         with held_mount(PathSource(self._request.path), _WRITABLE) as mount:
             tree = self._tree.with_image_at(mount.root)
-            outcome = restore_tree(
-                self._settings,
-                tree,
-                self._snapshot,
-                self._files_request(mount.root, delete=True),
-                self._progress,
-                in_place=True,
-            )
+            outcome, verified = self._restored(tree, mount.root, in_place=True)
         e2fsprogs.clean(self._request.path)
-        return outcome
+        return outcome, verified
 
     # --- by files
 
@@ -201,15 +195,9 @@ class _DeviceRestore:
                 opened.sync()
             e2fsprogs.make(request.path, like, inodes)
             with held_mount(PathSource(request.path), _WRITABLE) as made:
-                restored = restore_tree(
-                    self._settings,
-                    tree,
-                    self._snapshot,
-                    self._files_request(made.root, delete=False),
-                    self._progress,
-                )
+                restored, verified = self._restored(tree, made.root, in_place=False)
         e2fsprogs.clean(request.path)
-        return self._with_files(self._outcome("files", WrittenImage(0, 0, 0)), restored)
+        return self._with_files(self._outcome("files", WrittenImage(0, 0, 0)), restored, verified)
 
     def _check_fits(self, tree: SnapshotTree, like: e2fsprogs.Description, what: str) -> int:
         """How many inodes the files take; TargetError if they, or their data, do not fit."""
@@ -229,11 +217,17 @@ class _DeviceRestore:
 
     # --- both
 
-    def _files_request(self, root: bytes, *, delete: bool) -> RestoreRequest:
-        request = self._request
-        return RestoreRequest(
-            target=root, overwrite="always", delete=delete, users=request.users, workers=request.workers
+    def _restored(self, tree: SnapshotTree, root: bytes, *, in_place: bool) -> tuple[RestoreOutcome, int]:
+        """Restore files to a mounted file system; what came of it, and bytes that were read back."""
+        asked, progress = self._request, self._progress
+        request = RestoreRequest(
+            target=root, overwrite="always", delete=in_place, users=asked.users, workers=asked.workers
         )
+        outcome = restore_tree(self._settings, tree, self._snapshot, request, progress, in_place=in_place)
+        if not asked.verify:
+            return outcome, 0
+        missing = {issue.path for issue in outcome.not_restored}
+        return outcome, compare_files(tree, root, missing, progress, in_place=in_place)
 
     def _outcome(self, way: str, written: WrittenImage) -> DeviceOutcome:
         return DeviceOutcome(
@@ -246,9 +240,10 @@ class _DeviceRestore:
             written.verified,
         )
 
-    def _with_files(self, outcome: DeviceOutcome, restored: RestoreOutcome) -> DeviceOutcome:
+    def _with_files(self, outcome: DeviceOutcome, restored: RestoreOutcome, verified: int) -> DeviceOutcome:
         return replace(
             outcome,
+            verified=outcome.verified + verified,
             bytes=outcome.bytes + restored.bytes,
             fetched_bytes=outcome.fetched_bytes + restored.fetched_bytes,
             files=restored.files,

@@ -18,6 +18,7 @@ from smsnapd.engine.image.restore import DeviceOutcome, DeviceRequest, restore_d
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import DamageError, TargetError, UsageError, VolumeError
 from smsnapd.volume import fuse
+from smsnapd.volume.imagetarget import OpenTarget
 from tests.property.observed import differences, observe
 from tests.property.protected import VOLUME, Protected
 from tests.unit.engine.images import fsck, make_ext4, mounted, take_image
@@ -137,6 +138,32 @@ def test_what_was_there_is_overwritten_only_if_told_and_is_gone_then(
     same_files(device, back, tmp_path)
 
 
+@pytest.mark.parametrize("place", ["data", "zeros"])
+def test_reading_back_finds_what_is_not_as_it_was_written(
+    imaged: Callable[..., Protected],
+    device: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    protected, content = imaged(), device.read_bytes()
+    unit = next(
+        offset
+        for offset in range(len(content) - 4096, 0, -4096)
+        if (content[offset : offset + 4096] == bytes(4096)) == (place == "zeros")
+    )
+    forget = OpenTarget.forget
+
+    def spoil(opened: OpenTarget) -> None:
+        opened.write(unit, b"spoilt")
+        forget(opened)
+
+    monkeypatch.setattr(OpenTarget, "forget", spoil)
+    to_device(protected, tmp_path / "unseen")
+    with pytest.raises(DamageError, match="not what was written"):
+        to_device(protected, tmp_path / "back", verify=True)
+
+
 def test_a_larger_one_is_used_whole(imaged: Callable[..., Protected], device: Path, tmp_path: Path) -> None:
     protected, back = imaged(), tmp_path / "back"
     subprocess.run(["truncate", "-s", "96M", back], check=True)
@@ -151,8 +178,11 @@ def test_a_smaller_one_gets_the_files_if_they_fit(
 ) -> None:
     protected, back = imaged(), tmp_path / "back"
     subprocess.run(["truncate", "-s", "24M", back], check=True)
-    outcome = to_device(protected, back)
+    outcome = to_device(protected, back, verify=True)
     assert (outcome.way, outcome.not_restored) == ("files", ())
+    found = files(protected)
+    del found[b"work/deep/same"]  # a further name
+    assert outcome.verified == sum(map(len, found.values()))
     fsck(back)
     same_files(device, back, tmp_path)
     subprocess.run(["truncate", "-s", "12M", tmp_path / "tiny"], check=True)
@@ -302,8 +332,9 @@ def test_a_block_full_and_three_deltas_come_back_at_each_of_their_moments(
         protected.restore(tmp_path / f"files-{number}", snapshot)
         assert list(differences(state, observe(tmp_path / f"files-{number}"))) == []
         back = tmp_path / f"device-{number}"
-        outcome = to_device(protected, back, snapshot)
+        outcome = to_device(protected, back, snapshot, verify=True)
         assert outcome.not_restored == ()
+        assert outcome.verified > outcome.bytes * 0.9
         fsck(back)
         with mounted(back, tmp_path / "one", "loop,ro") as one:
             assert list(differences(state, observe(one))) == []
