@@ -88,17 +88,19 @@ def _standard_output() -> Iterator[Write]:
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool = False, sparse: bool = False) -> Iterator[Write]:
+def new_file(
+    path: Path, *, overwrite: bool = False, sparse: bool = False, durable: bool = True
+) -> Iterator[Write]:
     """A function that writes to a file which has its name, 0600, only once it is whole and durable.
 
-    With `sparse` zeros are holes in it.
+    With `sparse` zeros are holes in it. Who writes many sees to their being durable at once.
     """
     what = f"write {path}"
     if not overwrite and (path.exists() or path.is_symlink()):
         raise UsageError(what, "it exists, and nothing is overwritten", _HINT)
     try:
         descriptor, temporary = tempfile.mkstemp(
-            prefix=f".{path.name[:200]}.", suffix=".part", dir=path.parent
+            prefix=f".{path.name[:40]}.", suffix=".part", dir=path.parent
         )
     except OSError as error:
         raise TargetError(
@@ -108,7 +110,8 @@ def new_file(path: Path, *, overwrite: bool = False, sparse: bool = False) -> It
         with os.fdopen(descriptor, "wb") as file:
             yield _translated(partial(_write_sparsely, file) if sparse else file.write, what)
             _translated(lambda _: file.truncate(), what)(memoryview(b""))
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         if overwrite:
             os.replace(temporary, path)
         else:

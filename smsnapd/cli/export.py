@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -22,13 +23,14 @@ EXAMPLES = """
 smsnap export latest --output volume.tar
 smsnap export 3f9a --output - | tar -xp --acls --xattrs-include='*' -C /mnt/new
 smsnap export latest --compress zstd --output s3://bucket/volume.tar.zst
+smsnap export latest --format files --output s3://bucket/files/
 smsnap export latest --format openssl --openssl-passphrase-file secret --output s3://b/v.enc
   brought back with nothing but preinstalled tools:
   aws s3 cp s3://b/v.enc - | openssl enc -d -aes-256-cbc -iter 100000 | pigz -d | tar x
 """
 REPORT = """
 {"snapshot", "output", "bytes", "format", "compress"}; on standard error if the archive goes
-to standard output
+to standard output; of files also "files", "sidecar_only": {kind: count}
 """
 PACKINGS = ("none", "gzip", "lz4", "xz", "zstd")
 
@@ -39,15 +41,16 @@ PACKINGS = ("none", "gzip", "lz4", "xz", "zstd")
     "--output",
     "destination",
     required=True,
-    metavar="FILE|-|s3://…",
-    help="A new file, - for standard output, or a new object.",
+    metavar="FILE|DIR|-|s3://…",
+    help="A new file, - for standard output, or a new object; of files a directory or prefix.",
 )
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["tar", "openssl"]),
+    type=click.Choice(["tar", "openssl", "files"]),
     default="tar",
-    help="openssl: sealed as `openssl enc -aes-256-cbc -iter 100000` does it, packed with gzip by default.",
+    help="openssl: sealed as `openssl enc -aes-256-cbc -iter 100000` does it, packed with gzip by default; "
+    "files: plain files below a prefix or in a directory.",
 )
 @click.option("--compress", type=click.Choice(PACKINGS), help="Default: none, of openssl gzip.")
 @click.option(
@@ -69,12 +72,17 @@ def export(
     SNAPSHOT is an id, a unique prefix of one, `latest`, `VOLUME@TIME`, or `@TIME` for this machine's
     volume. Without --format openssl the archive is not sealed: whoever reads it reads the files. A file or
     object gets its name only when it is whole.
+
+    --format files writes what `aws s3 sync` would, with owners, modes and times in the metadata that AWS
+    DataSync uses. What such a copy cannot carry is counted, and kept beside it, for `smsnap import`.
     """
     from smsnapd.engine.export import TarArchive
     from smsnapd.engine.image.raw import RawImage
 
     session = Session.current()
     seal = _seal(form, openssl_passphrase_file)
+    if form == "files":
+        return _as_files(session, snapshot, destination, compress, overwrite=overwrite)
     packing: Format = compress or ("none" if seal is None else "gzip")
     with session.repository(contents=True) as repository:
         history, found = session.find(repository, snapshot)
@@ -92,6 +100,32 @@ def export(
         ):
             archive.write(write_plain, progress)
     _report(session, found.id, destination, counted.size, form, packing)
+    return 0
+
+
+def _as_files(
+    session: Session, snapshot: str, destination: str, compress: Format | None, *, overwrite: bool
+) -> int:
+    from smsnapd.cli.filesinks import files_sink
+    from smsnapd.engine.plainfiles import PlainFiles
+
+    if compress not in (None, "none"):
+        raise UsageError("export as files", "plain files are not packed", "leave out --compress")
+    with (
+        session.repository(contents=True) as repository,
+        files_sink(session, destination, overwrite=overwrite) as sink,
+        session.progress() as progress,
+    ):
+        history, found = session.find(repository, snapshot)
+        done = PlainFiles(repository, history, found).write(sink, progress)
+    told = ", ".join(f"{count} {kind}" for kind, count in done.lost.items())
+    if told:
+        print(f"smsnap: in the sidecar alone: {told}", file=sys.stderr)
+    if session.options.json:
+        shape = {"snapshot": found.id, "output": destination, "bytes": done.bytes, "format": "files"}
+        output.document({**shape, "compress": "none", "files": done.files, "sidecar_only": dict(done.lost)})
+    elif not session.options.quiet:
+        output.line(f"wrote {done.files} files, {size_text(done.bytes)}, of {found.id} to {destination}")
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.exchange import S3, place_at, seal_in
+from smsnapd.cli.exchange import S3, Place, place_at, seal_in
+from smsnapd.cli.filesources import copy_in_bucket, copy_in_directory, copy_of_tags
 from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
 from smsnapd.errors import UsageError
@@ -65,12 +67,18 @@ and "wrapping" (a list of "openssl", "gzip", "xz", "lz4", "zstd")
     metavar="UID:GID",
     help="Whose the files are that the source names no owner of; default: the volume's, else 1000:1000.",
 )
+@click.option(
+    "--sidecar",
+    metavar="FILE|s3://…",
+    help="What `export --format files` has put beside the files; default: where it puts it.",
+)
 def import_(
     source: str | None,
     from_tags: bool,
     openssl_passphrase_file: str | None,
     openssl_iterations: int,
     owner: str | None,
+    sidecar: str | None,
 ) -> int:
     """Take in a tarball, or a copy that `aws s3 sync` has made, as a full snapshot.
 
@@ -85,7 +93,8 @@ def import_(
         raise UsageError("import", "give one source, or --from-tags", "see smsnap import --help")
     seal = seal_in(openssl_passphrase_file, openssl_iterations)
     owners = _owner(session, owner)
-    with _arrivals(session, source or "", seal, owners) as (arrivals, label, form, wrapping):
+    named = source if source is not None else copy_of_tags(session)
+    with _arrivals(session, named, seal, owners, sidecar) as (arrivals, label, form, wrapping):
         outcome = _import(session, arrivals, label, owners)
     _report(session, outcome, label, form, wrapping)
     return 0 if outcome.snapshot.complete else INCOMPLETE
@@ -108,9 +117,37 @@ def _owner(session: Session, text: str | None) -> tuple[int, int]:
 
 @contextmanager
 def _arrivals(
-    session: Session, source: str, seal: Seal | None, owners: tuple[int, int]
+    session: Session, source: str, seal: Seal | None, owners: tuple[int, int], sidecar: str | None
 ) -> Iterator[tuple[Arrivals, str, str, tuple[str, ...]]]:
     """What arrives from a source; what to call that, its form and its wrapping."""
+    if source.startswith(S3):
+        with place_at(session, source) as place:
+            if _is_prefix(place):
+                with copy_in_bucket(session, place, owners, sidecar) as copy:
+                    yield copy, source, "files", ()
+                return
+    elif os.path.isdir(source):
+        with copy_in_directory(session, source, owners, sidecar) as copy:
+            yield copy, str(Path(source).absolute()), "files", ()
+        return
+    with _archive(session, source, seal) as found:
+        yield found
+
+
+def _is_prefix(place: Place) -> bool:
+    """Whether a key is that of a folder, written with its slash or not."""
+    if not place.key or place.key.endswith("/"):
+        return True
+    if place.objects.find(place.key) is not None:
+        return False
+    return next(iter(place.objects.below(f"{place.key}/")), None) is not None
+
+
+@contextmanager
+def _archive(
+    session: Session, source: str, seal: Seal | None
+) -> Iterator[tuple[Arrivals, str, str, tuple[str, ...]]]:
+    """A tarball, as `_arrivals`."""
     from smsnapd.volume.archive.members import TarReader
     from smsnapd.volume.archive.opening import open_content
 

@@ -38,7 +38,7 @@ class TarArchive:
     def write(self, write: Callable[[memoryview], object], progress: Progress) -> None:
         """Write it, piece by piece."""
         progress.phase("export", files=self._snapshot.files, bytes=self._snapshot.bytes)
-        reader = _ExtentReader(self._tree, self._tree.opener(self._used))
+        reader = ExtentReader(self._tree, self._tree.opener(self._used))
         for entry in tar_order(self._tree.listings()):
             for extent in _extents(entry):
                 write(reader.read(extent))
@@ -83,7 +83,7 @@ def tar_order(listings: Iterable[Listing]) -> Iterator[Entry]:
         yield heapq.heappop(waiting)[1]
 
 
-class _ExtentReader:
+class ExtentReader:
     """Reads extents; the last few chunks stay open, since neighbours mostly share them."""
 
     def __init__(self, tree: SnapshotTree, opener: ChunkOpener) -> None:
@@ -92,6 +92,7 @@ class _ExtentReader:
         self._held: OrderedDict[int, bytes] = OrderedDict()
 
     def read(self, extent: Extent) -> memoryview:
+        """The bytes of an extent."""
         content = self._held.get(extent.chunk)
         if content is None:
             content = self._opener.open(self._tree.chunks[extent.chunk])

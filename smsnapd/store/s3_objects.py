@@ -112,9 +112,9 @@ class PlainObjects:
         except ConflictError as error:
             raise StoreError(what, "it was changed while it was read", "run it again") from error
 
-    def open(self, item: PlainObject) -> RangedReader:
-        """The object's bytes as a source."""
-        return RangedReader(self, item)
+    def open(self, item: PlainObject, start: int = 0) -> RangedReader:
+        """The object's bytes from `start` on as a source."""
+        return RangedReader(self, item, start)
 
     def put(self, key: str, data: Buffer, metadata: Mapping[str, str], *, overwrite: bool = False) -> None:
         """Create a small object whole. `ObjectExistsError` if there is one, unless it may be overwritten."""
@@ -179,10 +179,10 @@ def _read(client: Any, arguments: dict[str, str], count: int, what: str) -> tupl
 class RangedReader:
     """A `ByteSource` of one object, read in ranges, the next ones already on their way."""
 
-    def __init__(self, objects: PlainObjects, item: PlainObject) -> None:
+    def __init__(self, objects: PlainObjects, item: PlainObject, start: int) -> None:
         self._objects = objects
         self._item = item
-        self._next = 0
+        self._next = start
         self._threads = ThreadPoolExecutor(_RANGES_AHEAD, thread_name_prefix="download")
         self._ahead: deque[Future[tuple[bytes, dict[str, str]]]] = deque()
         self._left = memoryview(b"")

@@ -182,6 +182,8 @@ class _Import:
         return refused or self._tree.link(path, target)
 
     def _place(self, path: bytes, member: Member, arrivals: Arrivals) -> str:
+        if member.kind == Kind.TOMBSTONE:
+            return "it is a socket"
         refused = self._tree.refusal(path, member.kind)
         if refused:
             return refused
