@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
@@ -17,6 +19,7 @@ from smsnapd.cli.doctor.patient import Patient, existing
 from smsnapd.cli.doctor.policy import action_in, policy_line
 from smsnapd.cli.times import local_text
 from smsnapd.daemon import protection
+from smsnapd.daemon.passphrase import is_recovery_key
 from smsnapd.errors import (
     DamageError,
     DeniedError,
@@ -26,6 +29,7 @@ from smsnapd.errors import (
     WrongKeyError,
 )
 from smsnapd.format import names
+from smsnapd.format.keys import Identity, open_data_key
 from smsnapd.model import CHUNK_TARGET
 from smsnapd.store.rights import Right, try_rights
 from smsnapd.telemetry.sizes import size_text
@@ -43,6 +47,8 @@ _CLOCK: Final = "sudo timedatectl set-ntp true; sudo systemctl restart chronyd; 
 _WARN_FREE: Final = 1024**3
 _FAIL_FREE: Final = 64 * 1024**2
 _SLOW_CHUNK_S: Final = 60.0
+_SMALL_FILE: Final = 4096
+"""Bytes; a file with a key in it has fewer."""
 _NO_ANSWER: Final = fail(
     "no answer in time: its name is not resolved, or packets are dropped",
     "check the network, DNS, the proxy and endpoint_url; in a VPC, the S3 gateway endpoint; or the mount",
@@ -157,23 +163,59 @@ def contents(patient: Patient) -> Iterator[Judged]:
         yield ok("this machine can read back what it stored; with a write key alone it could not")
         return
     if protection.found_credentials(patient.config.use(), os.environ, given_file=False, contents=True):
-        told = "a passphrase is configured beside the write key: this machine can read back what it stored"
-        yield warn(told, "remove passphrase_file and passphrase_command under [encryption]")
+        told = "what opens contents is configured beside the write key: this machine can read back all"
+        yield warn(told, "remove passphrase_file, passphrase_command and kms_key under [encryption]")
         return
+    for path in _identities(patient):
+        told = f"{path} holds an identity: whoever reads it reads back all that this machine stored"
+        yield warn(told, f"keep it elsewhere, then: shred -u {path}", check="identity-file")
     yield _proof(repository, patient.volume_name())
 
 
-def _proof(repository: Repository, volume: str) -> Judged:
-    listed = repository.store.list(names.data_keys_prefix(volume))
-    found = (names.parse_data_key_name(info.name) for info in listed)
-    name = next(filter(None, found), None)
-    if name is None:
-        return ok("this machine cannot read back what it will store: it holds the write key alone")
+def _identities(patient: Patient) -> Iterator[Path]:
+    """Files that hold a recovery key, where this machine keeps its configuration and state."""
+    config = patient.config.use()
+    places = {protection.state_dir(config), *([Path(config.source).parent] if config.source else [])}
+    for path in sorted(itertools.chain.from_iterable(map(_small_files, places))):
+        with contextlib.suppress(OSError):
+            text = path.read_bytes()[:_SMALL_FILE].decode("latin-1")
+            if is_recovery_key(text):
+                yield path
+
+
+def _small_files(directory: Path) -> list[Path]:
     try:
-        repository.data_key(volume, name.key_id)
-    except WrongKeyError:
-        return ok("this machine cannot read back what it stored: tried, and its key opens no contents")
-    return fail("the write key opens contents", "this is a defect of smsnap: please report it")
+        found = [path for path in directory.iterdir() if path.is_file() and not path.is_symlink()]
+    except OSError:
+        return []
+    return [path for path in found if path.stat().st_size < _SMALL_FILE]
+
+
+def _proof(repository: Repository, volume: str) -> Judged:
+    """Take each data key that is there, and try to open it with all that this machine has."""
+    listed = repository.store.list(names.data_keys_prefix(volume))
+    found = [name for info in listed if (name := names.parse_data_key_name(info.name)) is not None]
+    if not found:
+        return ok("this machine cannot read back what it will store: it holds the write key alone")
+    for name in found:
+        if _opens(repository, name):
+            return fail("the write key opens contents", "this is a defect of smsnap: please report it")
+    told = f"tried: the write key opens none of the {len(found)} data keys"
+    return ok(f"this machine cannot read back what it stored; {told}")
+
+
+def _opens(repository: Repository, name: names.DataKeyName) -> bool:
+    """Whether what this machine has opens a data key: as a reader would, or a secret taken for an identity."""
+    with contextlib.suppress(WrongKeyError):
+        repository.data_key(name.volume, name.key_id)
+        return True
+    data = repository.store.get(names.data_key_name(*name))
+    key = repository.write_key
+    for secret in (key.secret, key.catalog_key, *astuple(key.volume(name.volume))):
+        with contextlib.suppress(WrongKeyError, DamageError):
+            open_data_key(data, name, repository.id, Identity(secret), repository.verify_key_of)
+            return True
+    return False
 
 
 def lease(patient: Patient) -> Iterator[Judged]:
