@@ -205,7 +205,7 @@ def _proof(repository: Repository, volume: str) -> Judged:
 
 
 def _opens(repository: Repository, name: names.DataKeyName) -> bool:
-    """Whether what this machine has opens a data key: as a reader would, or a secret taken for an identity."""
+    """Whether what this machine has opens a data key: as a reader, or a secret taken for an identity."""
     with contextlib.suppress(WrongKeyError):
         repository.data_key(name.volume, name.key_id)
         return True
