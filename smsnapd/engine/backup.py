@@ -232,7 +232,7 @@ class _Run:
         self._refuse_empty(head)
         if full and self._request.mode == "block":
             return None
-        if full and self._state.is_bare:
+        if full and self._state.is_bare and tenure is not None:
             # Entries that lie in an image have no extents that a full of files could name.
             self._state.forget()
         hints = self._usable_hints(head, full)

@@ -47,6 +47,30 @@ def mounted(patient: Patient) -> Iterator[Judged]:
         yield ok(told + ("; read-only" if "ro" in mount.options else ""))
 
 
+def image(patient: Patient) -> Iterator[Judged]:
+    """That images of the volume can be made, if that is what is configured."""
+    from smsnapd.engine.image.run import image_mount
+    from smsnapd.volume.block.device import Device, device_of
+    from smsnapd.volume.block.ext4 import read_geometry
+
+    backup, root = patient.config.use().backup, patient.root.use()
+    if backup.mode != "block":
+        return
+    consistency = backup.consistency or "freeze"
+    path = device_of(image_mount(root, consistency))
+    if os.geteuid() != 0:
+        yield warn(f"{path}: only root can read it, and hold the volume", "see as root: sudo smsnap doctor")
+        return
+    with Device(path) as device:
+        geometry, size = read_geometry(device), size_text(device.size)
+    if geometry is not None:
+        yield ok(f"images of {path}, {size}, of what ext4 has in use there; consistency {consistency}")
+        return
+    told = f"{path}, {size}, holds no ext4 that is known: all of it is read"
+    more = "" if consistency == "live" else ", and again while the volume is held"
+    yield warn(told + more, 'write mode = "tar" under [backup], or mind the time that it takes')
+
+
 def watcher(patient: Patient) -> Iterator[Judged]:
     """What changes are heard from: the running daemon knows; else what it could be."""
     found = None
@@ -144,6 +168,7 @@ def _index(path: Path) -> Iterator[Judged]:
 
 CHECKS: Final = (
     Check("volume", "mounted", mounted),
+    Check("volume", "image", image),
     Check("volume", "watcher", watcher),
     Check("volume", "state", state),
 )

@@ -590,3 +590,17 @@ def test_daemons(patient: MakePatient, answer: Any, verdicts: list[str], piece: 
 def test_recovery_points(patient: MakePatient, more: dict[str, Any], verdict: str, piece: str) -> None:
     found = only(service.recovery_point(patient(daemon=status(**more))))
     assert found.verdict == verdict and piece in found.told
+
+
+@pytest.mark.root
+@pytest.mark.loop
+def test_images_need_a_device(patient: MakePatient, tmp_path: Path) -> None:
+    from tests.unit.volume.ext4 import loop_ext4
+
+    block = '[backup]\nmode = "block"'
+    assert list(volume.image(patient())) == []
+    with pytest.raises(VolumeError, match="whole file system"):
+        list(volume.image(patient(block)))
+    with loop_ext4(tmp_path, "device") as point:
+        told = only(volume.image(patient(block, root=bytes(point))))
+        assert told.verdict == "ok" and "ext4" in told.told and "freeze" in told.told
