@@ -229,7 +229,7 @@ class BackupConfig:
     and "freeze" for block.
 
     With `environment` a full has a report of what is needed to make the volume's environments again; with
-    `exclude_recreatable` what the report alone can rebuild is left out.
+    `exclude_recreatable` what the report alone can rebuild is left out. `data_copies` are S3 URLs.
     """
 
     mode: str = _key(_choice("tar", "block"), "tar")
@@ -237,6 +237,7 @@ class BackupConfig:
     compression_level: int = _key(_number(-50, 19), 1)
     environment: bool = _key(_flag, True)
     exclude_recreatable: bool = _key(_flag, False)
+    data_copies: tuple[str, ...] = _key(_texts, ())
 
 
 @dataclass(frozen=True)
@@ -487,11 +488,8 @@ def _check_together(config: Config) -> None:
             "remove object_lock, or name an s3:// repository",
         )
     if config.backup.exclude_recreatable and not config.backup.environment:
-        raise ConfigError(
-            f"use backup.exclude_recreatable of {source}",
-            "what is left out could not be made again: environment is false",
-            "remove one of the two",
-        )
+        why = "what is left out could not be made again: environment is false"
+        raise ConfigError(f"use backup.exclude_recreatable of {source}", why, "remove one of the two")
     if config.backup.mode == "tar" and config.backup.consistency == "freeze":
         raise ConfigError(
             f"use backup.consistency of {source}",

@@ -84,6 +84,7 @@ def capture() -> int:
 
 def captured(session: Session) -> Report:
     """The report of the configured volume as it is now."""
+    from smsnapd.engine.environment.copies import with_copies
     from smsnapd.engine.environment.report import decode_report
     from smsnapd.engine.environment.surveyor import SurveyError, SurveyTask, survey
 
@@ -95,7 +96,9 @@ def captured(session: Session) -> Report:
             answer = survey(task, progress.advance)
     except SurveyError as error:
         raise SmsnapError(f"look at the environments of {os.fsdecode(root)}", str(error)) from error
-    return decode_report(answer.report, "use the report")
+    report = decode_report(answer.report, "use the report")
+    places = protection.data_places(session.config)
+    return with_copies(report, root, places, lambda: None) if places else report
 
 
 def _left_out(session: Session) -> list[tuple[int, int]]:

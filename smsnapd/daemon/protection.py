@@ -18,7 +18,7 @@ from smsnapd.config import Config
 from smsnapd.daemon import passphrase
 from smsnapd.daemon.words import from_words, is_words
 from smsnapd.errors import UsageError
-from smsnapd.instance import Notebook, default_volume_name, kms_decrypt
+from smsnapd.instance import Notebook, default_volume_name, kms_decrypt, read_notebook
 from smsnapd.store.base import StoreSettings
 from smsnapd.store.pacing import SharedFile, shared_file
 
@@ -162,8 +162,30 @@ def retention_policy(config: Config) -> Policy:
 def _environment(config: Config) -> EnvironmentRequest | None:
     from smsnapd.engine.environment.companion import EnvironmentRequest
 
-    wanted = EnvironmentRequest(leave_out=config.backup.exclude_recreatable)
-    return wanted if config.backup.environment else None
+    backup = config.backup
+    wanted = EnvironmentRequest(leave_out=backup.exclude_recreatable, data_places=data_places(config))
+    return wanted if backup.environment else None
+
+
+def data_places(config: Config) -> tuple[StoreSettings, ...]:
+    """Where large files may lie too, reached as the repository's server is; UsageError for no S3 URL."""
+    for url in config.backup.data_copies:
+        if not re.fullmatch(r"s3://[^/]+(/.*)?", url):
+            raise UsageError("use backup.data_copies", "it has no s3:// URL", 'write "s3://bucket/prefix"')
+    return tuple(_place(config, url) for url in config.backup.data_copies)
+
+
+def _place(config: Config, url: str) -> StoreSettings:
+    repository = config.repository
+    return StoreSettings(
+        url=url,
+        region=repository.region or region_of(url, read_notebook()),
+        endpoint_url=repository.endpoint_url,
+        path_style=repository.path_style,
+        checksums=repository.checksums,
+        ca_bundle=str(repository.ca_bundle or ""),
+        request_payer=repository.request_payer,
+    )
 
 
 def own_places(root: Path, state: Path, url: str) -> tuple[str, ...]:

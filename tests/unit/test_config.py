@@ -220,6 +220,12 @@ def test_locks_are_for_s3(read) -> None:
     assert "compliance" in refused(read, '[repository]\nobject_lock = "GOVERNANCE"').why
 
 
+def test_what_is_left_out_needs_a_report(read) -> None:
+    why = refused(read, "[backup]\nexclude_recreatable = true\nenvironment = false").why
+    assert "could not be made again" in why
+    assert read("[backup]\nexclude_recreatable = true").backup.exclude_recreatable
+
+
 def test_freeze_is_for_block(read) -> None:
     assert "block" in refused(read, '[backup]\nconsistency = "freeze"').why
     assert read('[backup]\nconsistency = "freeze"\nmode = "block"').backup.mode == "block"

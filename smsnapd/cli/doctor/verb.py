@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Final
 
 from smsnapd.cli import output
-from smsnapd.cli.doctor import account, configuration, machine, repository, service, volume
+from smsnapd.cli.doctor import account, configuration, environment, machine, repository, service, volume
 from smsnapd.cli.doctor.findings import Check, Finding, Verdict, examine
 from smsnapd.cli.doctor.patient import Patient
 from smsnapd.cli.options import verb
@@ -21,6 +21,7 @@ CHECKS: Final[tuple[Check[Patient], ...]] = (
     *account.CHECKS,
     *repository.CHECKS,
     *volume.CHECKS,
+    *environment.CHECKS,
     *service.CHECKS,
 )
 _SIGNS: Final[dict[Verdict, str]] = {"ok": "✓", "warn": "!", "fail": "✗", "skipped": "·"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from smsnapd.engine.environment.copies import with_copies
 from smsnapd.engine.environment.judging import Judged
 from smsnapd.engine.environment.leaving import Leaving, restored
 from smsnapd.engine.environment.report import LeftOut, decode_report, encode_report
@@ -15,6 +16,7 @@ from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Progress
 from smsnapd.errors import DamageError
 from smsnapd.model import path_text
+from smsnapd.store.base import StoreSettings
 
 SURVEY_S = 120.0
 """Seconds that a survey takes at most: a full that is done sooner waits for so long."""
@@ -26,11 +28,13 @@ JUDGING_S = 900.0
 class EnvironmentRequest:
     """That a report is wanted, and how long may be looked for it, in seconds.
 
-    With `leave_out` snapshots leave out the environments that the report alone can rebuild.
+    With `leave_out` snapshots leave out the environments that the report alone can rebuild. `data_places` are
+    where large files may lie too.
     """
 
     seconds: float = SURVEY_S
     leave_out: bool = False
+    data_places: tuple[StoreSettings, ...] = ()
 
 
 class Companion:
@@ -89,6 +93,8 @@ class Companion:
         report = decode_report(self._answer.report, "use the environment report")
         if report.is_empty:
             return b""
+        if self._request and self._request.data_places:
+            report = with_copies(report, self._root, self._request.data_places, renew)
         left = [LeftOut(path_text(e.path), e.files, e.size_bytes) for e in self.leaving.held]
         if told := self.leaving.told():
             self._note(told)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from smsnapd.cli.doctor import account, configuration, machine, repository, service, volume
+from smsnapd.cli.doctor import account, configuration, environment, machine, repository, service, volume
 from smsnapd.cli.doctor.findings import BlockedError, Judged
 from smsnapd.cli.doctor.patient import REFUSED_SKEW_S, Part, Patient
 from smsnapd.cli.options import Options
@@ -72,6 +72,16 @@ def only(judged: Iterable[Judged]) -> Judged:
 
 
 # --- machine, configuration
+
+
+def test_what_reports_need_is_looked_for(patient: MakePatient, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert only(environment.environment(patient())).verdict == "ok"
+    assert only(environment.environment(patient("[backup]\nenvironment = false"))).verdict == "skipped"
+    leaving = patient("[backup]\nexclude_recreatable = true")
+    assert only(environment.environment(leaving)).verdict == "ok"
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert [judged.verdict for judged in environment.environment(leaving)] == ["warn", "warn"]
 
 
 def test_the_system_is_told_and_any_is_taken(patient: MakePatient, tmp_path: Path) -> None:
