@@ -9,7 +9,16 @@ from dataclasses import asdict
 from typing import Final
 
 from smsnapd.cli import output
-from smsnapd.cli.doctor import account, configuration, environment, machine, repository, service, volume
+from smsnapd.cli.doctor import (
+    account,
+    configuration,
+    environment,
+    images,
+    machine,
+    repository,
+    service,
+    volume,
+)
 from smsnapd.cli.doctor.findings import Check, Finding, Verdict, examine
 from smsnapd.cli.doctor.patient import Patient
 from smsnapd.cli.options import verb
@@ -22,6 +31,7 @@ CHECKS: Final[tuple[Check[Patient], ...]] = (
     *repository.CHECKS,
     *volume.CHECKS,
     *environment.CHECKS,
+    *images.CHECKS,
     *service.CHECKS,
 )
 _SIGNS: Final[dict[Verdict, str]] = {"ok": "✓", "warn": "!", "fail": "✗", "skipped": "·"}

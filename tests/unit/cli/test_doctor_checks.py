@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from smsnapd.cli.doctor import account, configuration, environment, machine, repository, service, volume
+from smsnapd.cli.doctor import (
+    account,
+    configuration,
+    environment,
+    images,
+    machine,
+    repository,
+    service,
+    volume,
+)
 from smsnapd.cli.doctor.findings import BlockedError, Judged
 from smsnapd.cli.doctor.patient import REFUSED_SKEW_S, Part, Patient
 from smsnapd.cli.options import Options
@@ -614,3 +623,37 @@ def test_images_need_a_device(patient: MakePatient, tmp_path: Path) -> None:
     with loop_ext4(tmp_path, "device") as point:
         told = only(volume.image(patient(block, root=bytes(point))))
         assert told.verdict == "ok" and "ext4" in told.told and "freeze" in told.told
+
+
+# --- images
+
+
+@pytest.mark.parametrize(
+    ("tools", "fuse", "verdict", "told"),
+    [
+        (True, True, "ok", "restored, and looked into"),
+        (False, True, "fail", "not installed"),
+        (True, False, "warn", "temporary copy"),
+    ],
+)
+def test_images_need_tools_to_come_back(
+    patient: MakePatient,
+    monkeypatch: pytest.MonkeyPatch,
+    tools: bool,
+    fuse: bool,
+    verdict: str,
+    told: str,
+) -> None:
+    def look(there: bool) -> Callable[..., None]:
+        def check(*_: str) -> None:
+            if not there:
+                raise VolumeError("run it", "it is not installed", "install it")
+
+        return check
+
+    monkeypatch.setattr("smsnapd.volume.e2fsprogs.check_tools", look(tools))
+    monkeypatch.setattr("smsnapd.volume.fuse.check_available", look(fuse))
+    found = only(images.coming_back(patient('[backup]\nmode = "block"')))
+    assert found.verdict == verdict and told in found.told
+    assert bool(found.mend) == (verdict != "ok")
+    assert list(images.coming_back(patient())) == []
