@@ -35,7 +35,11 @@ sys.exit(main())
 NAIVE = (
     """
 import smsnapd.engine.tenure as tenure
-tenure.Tenure._wipe = lambda self, kept=[]: kept.append(self._data_key)
+def let_go(self, kept=[]):
+    kept.append(self._data_key)
+    self._data_key = None
+
+tenure.Tenure._wipe = let_go
 """
     + SHORT_DAYS
 )
