@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from smsnapd.cli import output
 from smsnapd.cli.times import local_text, utc_text
+from smsnapd.errors import DamageError
 from smsnapd.model import FORMATS, Entry, Kind, path_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import Damaged
+
+INCOMPLETE = 3
 
 
 def long_text(path: bytes, entry: Entry) -> str:
@@ -43,9 +46,15 @@ def entry_object(path: bytes, entry: Entry) -> dict[str, Any]:
     }
 
 
-def tell_unread(unread: Sequence[Damaged], *, as_json: bool) -> None:
-    """Say on standard error which recovery points were not searched; the first says why."""
+def tell_unread(unread: Sequence[Damaged], *, as_json: bool) -> int:
+    """Say on standard error which recovery points were not searched, the first with why; the exit status.
+
+    13 if that is damage, 3 if only images were left out, which nobody has mounted.
+    """
     if unread:
         output.complain(unread[0].error, as_json=as_json)
     if len(unread) > 1:
         output.warn(f"{len(unread)} recovery points could not be searched; `smsnap check` names them")
+    if any(isinstance(item.error, DamageError) for item in unread):
+        return DamageError.exit_status
+    return INCOMPLETE if unread else 0

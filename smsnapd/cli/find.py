@@ -12,7 +12,7 @@ from smsnapd.cli.entries import entry_object, long_text, tell_unread
 from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.session import Session
 from smsnapd.cli.times import local_text, utc_text
-from smsnapd.errors import DamageError, UsageError
+from smsnapd.errors import UsageError
 from smsnapd.model import path_bytes, path_text
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ def find(pattern: str, ignore_case: bool, gone: bool) -> int:
     PATTERN has `*`, `?` and `[…]`, which do not stand for `/`. Without a `/` it is held against names, with
     one against whole paths, where `**` is any number of directories. A version is shown with the first
     recovery point that has it; give that to `smsnap cat` or `restore --snapshot`. Of a directory a new
-    time alone is no version. Exit status 1: nothing matches; 13: parts of the history cannot be read.
+    time alone is no version. Exit status 1: nothing matches; 13: parts of the history
+    cannot be read; 3: block images were left out.
     """
     from smsnapd.engine.pattern import pattern as compiled
     from smsnapd.engine.versions import read_versions
@@ -62,8 +63,7 @@ def find(pattern: str, ignore_case: bool, gone: bool) -> int:
     else:
         for line in (line for path, versions in chosen for line in _lines(path, versions)):
             output.line(line)
-    tell_unread(unread, as_json=session.options.json)
-    return DamageError.exit_status if unread else 0 if chosen else 1
+    return tell_unread(unread, as_json=session.options.json) or (0 if chosen else 1)
 
 
 def _object(path: bytes, versions: list[Version]) -> dict[str, Any]:

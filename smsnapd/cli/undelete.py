@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from smsnapd.cli import output
-from smsnapd.cli.entries import tell_unread
+from smsnapd.cli.entries import INCOMPLETE, tell_unread
 from smsnapd.cli.options import verb
 from smsnapd.cli.paths import volume_path
 from smsnapd.cli.session import Session
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from smsnapd.engine.undelete import Undeleted, Wish
     from smsnapd.format.names import ManifestName
     from smsnapd.repository import Repository
-
-INCOMPLETE = 3
 EXAMPLES = """
 smsnap undelete                              what was lost in the last day
 smsnap undelete --since "1 week ago"
@@ -198,7 +196,7 @@ def _wish_object(wish: Wish, place: bytes | None) -> dict[str, Any]:
 
 
 def _status(session: Session, unread: list[Damaged], back: Undeleted | None) -> int:
-    tell_unread(unread, as_json=session.options.json)
-    if unread or (back and back.damaged):
+    status = tell_unread(unread, as_json=session.options.json)
+    if back and back.damaged:
         return DamageError.exit_status
-    return INCOMPLETE if back and back.not_restored else 0
+    return status or (INCOMPLETE if back and back.not_restored else 0)

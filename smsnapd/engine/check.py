@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,13 @@ from smsnapd.engine.keycheck import KeyCheck, KeyFault
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.remembered import newest_remembered
 from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
+from smsnapd.engine.treecheck import TreeCheck
 from smsnapd.errors import DamageError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.manifest import Manifest
 from smsnapd.format.names import GarbageName, ManifestName
 from smsnapd.format.record import Lease
-from smsnapd.model import ChunkRef
+from smsnapd.model import ChunkRef, Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener, Fetcher
 from smsnapd.repository.garbage import load_garbage
@@ -232,6 +234,7 @@ class _Check:
             return None
         recorded = found[0]
         self._snapshots += 1
+        self._progress.advance()
         volume.recorded.append(recorded)
         if previous is not None:
             self._try(name.object_name(), check_link, previous, recorded)
@@ -262,7 +265,7 @@ class _Check:
             raise DamageError(f"read {name}", why)
 
     def _chains(self, volume: _Volume) -> None:
-        """Open every catalog, and fold every chain to its newest tree."""
+        """Open every catalog, and hold the tree of every recovery point to what it must be."""
         chains: list[list[Recorded]] = []
         for recorded in volume.recorded:
             if recorded.name.kind == "full" or not chains:
@@ -272,10 +275,20 @@ class _Check:
             if chain[0].name.kind != "full":
                 self._find(chain[0].name.object_name(), "the full that it follows from is missing")
                 continue
-            self._try(chain[-1].name.object_name(), self._fold, chain)
+            if chain[0].manifest.image is None:
+                self._trees(chain)
+            else:
+                self._try(chain[-1].name.object_name(), SnapshotTree(self._repository, chain).verify)
 
-    def _fold(self, chain: list[Recorded]) -> None:
-        SnapshotTree(self._repository, chain).verify()
+    def _trees(self, chain: list[Recorded]) -> None:
+        """Behind the first tree that is none the others are none either: their catalogs are opened alone."""
+        check = TreeCheck()
+        is_whole = True
+        for recorded in chain:
+            layer = SnapshotTree(self._repository, [recorded]).layer()
+            read = check.add if is_whole else deque[Listing](maxlen=0).extend
+            is_whole = self._try(recorded.name.object_name(), read, layer) and is_whole
+            self._progress.advance()
 
     def _data_keys(self, volume: _Volume) -> None:
         """Those that chunks need must be there; what is there must be whole."""
@@ -316,7 +329,9 @@ class _Check:
 
     def _contents(self, volume: _Volume, share: int, shares: int) -> None:
         refs = [
-            (name, ref) for name, ref in sorted(volume.refs.items()) if ref.name_hash[0] % shares == share - 1
+            (name, ref)
+            for name, ref in sorted(volume.refs.items())
+            if int.from_bytes(ref.name_hash[:4]) % shares == share - 1
         ]
         self._progress.phase(
             f"read {volume.name}", files=len(refs), bytes=sum(ref.stored_length for _, ref in refs)

@@ -13,7 +13,7 @@ from smsnapd.engine.reading import Contents
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.engine.versions import Layer, Version, read_versions, visit_layers
 from smsnapd.format.names import ManifestName
-from smsnapd.model import Entry, Kind, directory_key, join_path
+from smsnapd.model import Entry, Flag, Kind, directory_key, join_path
 from smsnapd.repository import Repository
 from smsnapd.volume.tarball.marker import STAGING
 
@@ -126,10 +126,11 @@ def _candidates(repository: Repository, history: History, since: ManifestName) -
         for directory, entries in layer.listings:
             for entry in entries:
                 path = join_path(directory, entry.name)
+                is_new = entry.kind != Kind.DIRECTORY or entry.flags & Flag.ANEW
+                if entry.kind == Kind.TOMBSTONE or (is_new and path in directories):
+                    found.add(path)
                 if entry.kind == Kind.DIRECTORY:
                     directories.add(path)
-                elif entry.kind == Kind.TOMBSTONE or path in directories:
-                    found.add(path)
 
     visit_layers(repository, history, visit, since)
     return found

@@ -86,7 +86,8 @@ class SnapshotTree:
         if self.image_root is None:
             raise UsageError(
                 f"list the files of snapshot {self.newest.name.snapshot}",
-                "its chain begins with a block image, which is not mounted",
+                "its chain begins with a block image, which is not mounted here",
+                "`smsnap ls`, `cat` and `restore` mount it",
             )
         return image_listings(self.image_root)
 

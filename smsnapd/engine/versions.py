@@ -16,7 +16,7 @@ from smsnapd.engine.history import Damaged, History, check_link
 from smsnapd.engine.placed import Names, Placed, place
 from smsnapd.engine.sameness import Judge, differences
 from smsnapd.engine.tree import SnapshotTree
-from smsnapd.errors import DamageError
+from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, join_path
 from smsnapd.repository import Repository
@@ -25,6 +25,7 @@ from smsnapd.repository.manifests import Recorded
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _DIRECTORY: Final = int(Kind.DIRECTORY)
 _ALIAS: Final = int(Flag.ALIAS)
+_ANEW: Final = int(Flag.ANEW)
 _UNHEEDED: Final = frozenset({"mtime"})
 """Of a directory it moves with every name in it."""
 
@@ -67,7 +68,7 @@ class Versions:
         for directory, entries in layer.listings:
             for entry in entries:
                 path = join_path(directory, entry.name)
-                if entry.kind != _DIRECTORY and self._below.get(path, 0) > 0:
+                if (entry.kind != _DIRECTORY or entry.flags & _ANEW) and self._below.get(path, 0) > 0:
                     self._cut(layer.point, path)
                 if self._wanted(path):
                     seen.add(path)
@@ -116,7 +117,7 @@ class Versions:
             self.found[path].append(Version(point, None))
 
     def _cut(self, point: ManifestName, path: bytes) -> None:
-        """What is no directory has nothing below it."""
+        """What is no directory, or a new one, has nothing below it of what was there."""
         for below in [live for live in self._now if live.startswith(path + b"/")]:
             self._is_gone(point, below)
 
@@ -164,7 +165,7 @@ def visit_layers(
             else:
                 visit(_layer(repository, previous, recorded))
             previous = recorded
-        except DamageError as error:
+        except (DamageError, UsageError) as error:
             unread.append(Damaged(name, error))
             previous = None
     return unread
@@ -185,4 +186,6 @@ def _layer(repository: Repository, previous: Recorded | None, recorded: Recorded
             raise DamageError(what, "the recovery point before it could not be read")
         check_link(previous, recorded)
     tree = SnapshotTree(repository, [recorded])
-    return Layer(recorded.name, tree.layer(), tree.chunks, is_whole)
+    # The catalog of an image holds its pieces; `listings` says so.
+    listings = tree.listings() if is_whole else tree.layer()
+    return Layer(recorded.name, listings, tree.chunks, is_whole)
