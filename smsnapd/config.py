@@ -249,6 +249,7 @@ class ScheduleConfig:
     quiet: timedelta = _key(_duration, timedelta(seconds=5))
     rescan: timedelta = _key(_duration, timedelta(hours=6))
     check: str = _key(_cron, "0 4 * * sat")
+    check_shares: int = _key(_number(0, 100_000), 16)
     prune: str = _key(_cron, "0 5 * * *")
     stop: timedelta = _key(_duration, timedelta(seconds=20))
 

@@ -11,23 +11,28 @@ import click
 from smsnapd.cli import output
 from smsnapd.cli.options import repository_at, verb
 from smsnapd.cli.session import Session
+from smsnapd.cli.times import utc_text
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.check import CheckReport
+    from smsnapd.engine.coverage import Coverage
 
 EXAMPLES = """
 smsnap check                         chains, and that every object is there
 smsnap check --read-data             every object's bytes, and what is sealed in them
 smsnap check --read-data 3/7         the third of seven parts, one a day
+smsnap check --read-data next/7      of seven the one that was read longest ago from here
 smsnap check --expect-head 3f9a1c…   that the newest snapshot is, or follows, this one
 """
 REPORT = """
 {"ok": true or false, "findings": [{"object", "problem"}], "fenced": [name],
  "snapshots", "objects", "bytes_read", "opened": true or false, "notes": [text],
+ "contents": {volume: {"read", "opened"}},
  "requests": {"put", "get", "list", "head", "delete", "bytes_up", "bytes_down"}}
-"opened" says whether contents were opened, for which the passphrase is needed
+"opened" says whether contents were opened, for which the passphrase is needed; "contents" by
+volume since when not all were read again from here, and opened; null is never
 """
 
 
@@ -37,7 +42,7 @@ REPORT = """
     metavar="[N/T]",
     is_flag=False,
     flag_value="1/1",
-    help="Read contents too: all, or the Nth of T parts.",
+    help="Read contents too: all, or the Nth of T parts; `next/T` is the one read longest ago.",
 )
 @click.option("--expect-head", metavar="ID", help="A snapshot that the newest one must be, or follow.")
 @repository_at
@@ -64,14 +69,23 @@ def check(read_data: str | None, expect_head: str | None) -> int:
 
 
 def data_part(text: str) -> tuple[int, int]:
-    """N and T of `N/T`."""
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    number, parts = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= parts:
+    """N and T of `N/T`; 0 and T of `next/T`."""
+    match = re.fullmatch(r"([0-9]{1,6}|next)/([0-9]{1,6})", text)
+    number, parts = (match[1], int(match[2])) if match else ("", 0)
+    if number == "next" and parts:
+        return 0, parts
+    if not number.isdecimal() or not 1 <= int(number) <= parts:
         raise UsageError(
-            f"read part {text!r} of the data", "it is not N/T with N from 1 to T", "write for example 3/7"
+            f"read part {text!r} of the data",
+            "it is not N/T with N from 1 to T, nor next/T",
+            "write for example 3/7",
         )
-    return number, parts
+    return int(number), parts
+
+
+def _contents_object(coverage: Coverage) -> dict[str, str | None]:
+    times = {"read": coverage.read_s, "opened": coverage.opened_s}
+    return {name: None if when is None else utc_text(int(when * 1e6)) for name, when in times.items()}
 
 
 def _report(session: Session, report: CheckReport) -> None:
@@ -86,6 +100,7 @@ def _report(session: Session, report: CheckReport) -> None:
                 "bytes_read": report.bytes_read,
                 "opened": report.opened,
                 "notes": list(report.notes),
+                "contents": {volume: _contents_object(item) for volume, item in report.coverage.items()},
                 "requests": output.requests_object(session.requests),
             }
         )

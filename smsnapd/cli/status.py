@@ -19,7 +19,7 @@ from smsnapd.store.counting import Requests
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
-    from smsnapd.daemon.status import RequestsStatus, Status
+    from smsnapd.daemon.status import ContentsStatus, RequestsStatus, Status
 
 _WATCH_S = 1.0
 EXAMPLES = """
@@ -33,10 +33,11 @@ REPORT = """
  "watcher": {"kind", "reason", "healthy"} or null, "gaps": [{"time", "reason"}],
  "next_runs": {"incremental", "rescan", "full", "check", "prune", "retry"},
  "last_error": {"what", "why", "hint", "time", "since", "failures"} or null,
- "configuration_error", "run", "last_run",
+ "configuration_error", "run", "last_run", "contents": {"read", "opened"},
  "telemetry_errors", "last_check", "repository": {"url", "objects", "stored_bytes", "counted"},
  "requests": {"month", "since", "put", "get", "list", "head", "delete", "bytes_up",
  "bytes_down"} or null, "pid", "version", "updated"}
+"contents" says since when not all of them were read again from here, and opened; null: never
 "state" is starting, idle, waiting (changes are pending), running, failing, stopping or stopped
 with --watch one such document a line
 """
@@ -125,12 +126,24 @@ def _lines(found: Status, is_running: bool) -> list[str]:
     if found.last_check is not None:
         verdict = f"{found.last_check.findings} damaged" if found.last_check.findings else "no damage found"
         lines.append(f"checked:   {_local(found.last_check.time)}, {verdict}")
+    lines.append(f"contents:  {contents_text(found.contents)}")
     if found.requests is not None and (asked := output.requests_text(_requests(found.requests))):
         lines.append(f"asked:     {asked}, in {found.requests.month}")
     if found.repository.stored_bytes is not None:
         size = size_text(found.repository.stored_bytes)
         lines.append(f"stored:    {size} in {found.repository.objects:,} objects, all volumes together")
     return lines
+
+
+def contents_text(contents: ContentsStatus) -> str:
+    """Since when not all contents were read again here, and opened."""
+    if contents.read is None:
+        read = "never all read here"
+    else:
+        read = f"all read here since {_local(contents.read)}"
+    if contents.opened is None:
+        return f"{read}, never all opened here: smsnap check --read-data, with the passphrase"
+    return f"{read}, opened since {_local(contents.opened)}"
 
 
 def _requests(status: RequestsStatus) -> Requests:

@@ -17,6 +17,7 @@ from smsnapd.daemon.notify import Notifier
 from smsnapd.daemon.plan import Plan
 from smsnapd.daemon.progress import Counted
 from smsnapd.daemon.status import (
+    ContentsStatus,
     Failure,
     RepositoryStatus,
     RunStatus,
@@ -25,6 +26,7 @@ from smsnapd.daemon.status import (
     utc_text,
     write_status,
 )
+from smsnapd.engine.coverage import Coverage, load_coverage
 from smsnapd.errors import SmsnapError
 
 _EVERY_S: Final = 1.0
@@ -59,6 +61,7 @@ class Board:
             since=now,
             volume=plan.request.volume,
             path=os.fsdecode(plan.request.root),
+            contents=contents_status(load_coverage(plan.request.state_dir, plan.request.volume)),
             repository=RepositoryStatus(plan.settings.url),
             pid=os.getpid(),
             version=__version__,
@@ -91,6 +94,7 @@ class Board:
                 volume=plan.request.volume,
                 path=os.fsdecode(plan.request.root),
                 repository=repository,
+                contents=contents_status(load_coverage(plan.request.state_dir, plan.request.volume)),
                 configuration_error=None,
             )
 
@@ -144,6 +148,12 @@ class Board:
             if not self._has_complained:
                 _log.warning("the status cannot be written to %s: %s", self._directory, error.strerror)
             self._has_complained = True
+
+
+def contents_status(coverage: Coverage | None) -> ContentsStatus:
+    """What this machine knows of the contents, for the status."""
+    times = (None, None) if coverage is None else (coverage.read_s, coverage.opened_s)
+    return ContentsStatus(*(None if when_s is None else utc_text(when_s) for when_s in times))
 
 
 def summary(status: Status) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from smsnapd.daemon.board import Board
+from smsnapd.daemon.board import Board, contents_status
 from smsnapd.daemon.status import LastCheck, LastRun, Point, RunStatus, utc_text
 from smsnapd.daemon.telling import Notice, RunName, Teller
 from smsnapd.engine.backup import BackupOutcome
@@ -67,7 +67,11 @@ class Reporter:
             self._teller.tell(Notice("failure", "check", elapsed_s, error=error))
         else:
             self._teller.tell(Notice("success", "check", elapsed_s))
-        self._board.change(last_check=LastCheck(self._board.now_text(), count), last_error=None)
+        changes: dict[str, Any] = {"last_check": LastCheck(self._board.now_text(), count)}
+        if report.coverage:
+            (coverage,) = report.coverage.values()
+            changes["contents"] = contents_status(coverage)
+        self._board.change(**changes, last_error=None)
 
     def pruned(self, done: VolumePruned) -> None:
         """A prune has been done. Lists that are not to be believed are damage, as a check would find it."""

@@ -113,9 +113,12 @@ class Runs:
                 considerate.give_back_memory()
 
     def check(self, progress: Progress) -> CheckReport:
-        """Verify this volume's chains, and that every object is there."""
+        """Verify this volume's chains, that every object is there, and the bytes of a share of them."""
         plan = self._plan
-        request = CheckRequest(plan.request.volume, None, None, plan.request.state_dir)
+        shares = plan.config.schedule.check_shares
+        request = CheckRequest(
+            plan.request.volume, (0, shares) if shares else None, None, plan.request.state_dir
+        )
         return run_check(self._opened(), plan.settings, request, progress)
 
     def prune(self, progress: Progress) -> VolumePruned:

@@ -95,6 +95,13 @@ class LastCheck(msgspec.Struct, frozen=True):
     findings: int
 
 
+class ContentsStatus(msgspec.Struct, frozen=True):
+    """Since when not all contents were read again from here, and opened; None is never."""
+
+    read: str | None = None
+    opened: str | None = None
+
+
 class RepositoryStatus(msgspec.Struct, frozen=True):
     """Where it goes, and how much lies there in all; None before it was counted."""
 
@@ -151,6 +158,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     run: RunStatus | None = None
     last_run: LastRun | None = None
     last_check: LastCheck | None = None
+    contents: ContentsStatus = ContentsStatus()
     repository: RepositoryStatus
     requests: RequestsStatus | None = None
     pid: int

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
+from smsnapd.engine.coverage import Coverage, keep_coverage, known_coverage
 from smsnapd.engine.history import History, check_link, gap_text
 from smsnapd.engine.keycheck import KeyCheck, KeyFault
 from smsnapd.engine.progress import Progress
@@ -34,6 +36,7 @@ P = ParamSpec("P")
 @dataclass(frozen=True)
 class CheckRequest:
     """What to check. `read_data` (n, t): also read the n-th of t shares of the chunks, (1, 1) for all.
+    (0, t) is the one of them that this machine has read longest ago.
 
     `expect_head` is the id, or its beginning, of a snapshot that must be there. `volume` None means all
     volumes. `state_dir` None is for a repository as it was, which local state knows more of.
@@ -55,7 +58,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found. `opened` says whether contents were decrypted, and not only held against hashes."""
+    """What was found. `opened` says whether contents were decrypted, and not only held against hashes.
+
+    `coverage` is, by volume, what this machine knows of the contents that it has read, now and before; there
+    is none of a repository as it was.
+    """
 
     findings: tuple[Finding, ...]
     fenced: tuple[str, ...]
@@ -64,6 +71,7 @@ class CheckReport:
     bytes_read: int
     opened: bool
     notes: tuple[str, ...]
+    coverage: dict[str, Coverage] = field(default_factory=dict)
 
 
 def run_check(
@@ -97,6 +105,7 @@ class _Check:
         self._snapshots = 0
         self._objects = 0
         self._bytes_read = 0
+        self._coverage: dict[str, Coverage] = {}
 
     def go(self) -> CheckReport:
         """Check keys, then each volume."""
@@ -119,6 +128,7 @@ class _Check:
             bytes_read=self._bytes_read,
             opened=self._repository.identity is not None and self._request.read_data is not None,
             notes=tuple(self._notes),
+            coverage=self._coverage,
         )
 
     def _volumes(self) -> list[str]:
@@ -183,8 +193,7 @@ class _Check:
         self._garbage(volume)
         self._tags(volume)
         self._presence(volume)
-        if self._request.read_data is not None:
-            self._contents(volume, *self._request.read_data)
+        self._share(volume)
         self._local(volume)
         return (recorded.name.snapshot for recorded in volume.recorded)
 
@@ -326,6 +335,22 @@ class _Check:
                     self._find(ref.manifest or name, "the object is missing")
             elif volume.sizes[name] != ref.stored_length:
                 self._find(name, f"it has {volume.sizes[name]} bytes, and should have {ref.stored_length}")
+
+    def _share(self, volume: _Volume) -> None:
+        """Read what is asked for of the contents, and remember that."""
+        state_dir, asked = self._request.state_dir, self._request.read_data
+        coverage = Coverage(self._repository.repository_id)
+        if state_dir is not None:
+            coverage = known_coverage(state_dir, volume.name, self._repository.repository_id)
+        if asked is not None:
+            share, shares = asked[0] or coverage.next_share(asked[1]), asked[1]
+            self._contents(volume, share, shares)
+            opened = self._repository.identity is not None
+            coverage = coverage.after(share, shares, time.time(), opened=opened)
+            if state_dir is not None:
+                keep_coverage(state_dir, volume.name, coverage)
+        if state_dir is not None:
+            self._coverage[volume.name] = coverage
 
     def _contents(self, volume: _Volume, share: int, shares: int) -> None:
         refs = [

@@ -233,3 +233,20 @@ def test_undelete_of_nothing(notebook: Notebook) -> None:
     one_line(notebook.say("undelete", "--at", "now"), 2, "PATH")
     one_line(notebook.say("undelete", "--at", "now", "none"), 2, "none")
     assert notebook.say("undelete", SMSNAP_PASSPHRASE=PASSPHRASE).status == 0
+
+
+# --- check, in shares
+
+
+def test_check_remembers_what_was_read_from_here(notebook: Notebook) -> None:
+    assert notebook.well("check", "--json").json["contents"] == {"nb": {"read": None, "opened": None}}
+    notebook.well("key", "export-write-key", "write-key")
+    notebook.configure(encryption='write_key_file = "write-key"')
+    first = notebook.well("check", "--read-data", "next/2", "--json").json
+    assert (first["opened"], first["contents"]["nb"]) == (False, {"read": None, "opened": None})
+    second = notebook.well("check", "--read-data", "next/2", "--json").json["contents"]["nb"]
+    assert second["read"] is not None and second["opened"] is None
+    notebook.configure()
+    third = notebook.well("check", "--read-data", "--json").json["contents"]["nb"]
+    assert third["opened"] == third["read"] > second["read"]
+    one_line(notebook.say("check", "--read-data", "next/0"), 2, "next/T")

@@ -1,4 +1,4 @@
-"""Random layers, good and bad: to check them one by one says the same as to fold every tree from the start."""
+"""Random layers, good and bad: to check one by one says the same as to fold every tree from the start."""
 
 from __future__ import annotations
 

@@ -11,9 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.cli.status import contents_text
 from smsnapd.daemon.agenda import Demand
+from smsnapd.daemon.board import Board
+from smsnapd.daemon.notify import Notifier
 from smsnapd.daemon.plan import Plan
+from smsnapd.daemon.reporting import Reporter
 from smsnapd.daemon.runs import Runs
+from smsnapd.daemon.status import ContentsStatus
 from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Silent
@@ -27,7 +32,7 @@ from smsnapd.repository.lease import LEASE_S, Lease
 from smsnapd.store import StoreSettings, open_store
 from smsnapd.store.base import Store
 from tests.fault.faulty import Call, Fault, FaultyStore
-from tests.unit.daemon.fakes import Stage, make_plan
+from tests.unit.daemon.fakes import FakeTeller, Stage, make_plan
 
 LEASE = names.lease_name("nb")
 
@@ -251,3 +256,26 @@ def test_the_worker_keeps_the_lease_while_it_rests_and_forgets_after_a_failure(t
     stage.agenda.stop(0)
     stage.worker.work()
     assert stage.runs.closed == 1
+
+
+def test_checks_read_one_share_after_the_other_and_the_status_says_since_when(rig: Rig) -> None:
+    """With the write key alone nothing is opened, and that is said too."""
+    rig.back_up()
+    schedule = replace(rig.plan.config.schedule, check_shares=2)
+    plan = replace(rig.plan, config=replace(rig.plan.config, schedule=schedule))
+    rig.runs.use(plan)
+    board = Board(rig.place, plan, Notifier("", None))
+    reporter = Reporter(board, FakeTeller())
+    assert board.status.contents == ContentsStatus(None, None)
+    for read in (False, True):
+        report = rig.runs.check(Silent())
+        assert report.findings == () and not report.opened
+        reporter.checked(report)
+        assert (board.status.contents.read is not None) is read
+    assert board.status.contents.opened is None
+    assert "all read here since" in contents_text(board.status.contents)
+    assert "never all opened here" in contents_text(board.status.contents)
+    again = Board(rig.place, plan, Notifier("", None))
+    assert again.status.contents == board.status.contents
+    rig.runs.use(replace(plan, config=replace(plan.config, schedule=replace(schedule, check_shares=0))))
+    assert rig.runs.check(Silent()).bytes_read == 0
