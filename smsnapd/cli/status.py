@@ -137,10 +137,7 @@ def _lines(found: Status, is_running: bool) -> list[str]:
 
 def contents_text(contents: ContentsStatus) -> str:
     """Since when not all contents were read again here, and opened."""
-    if contents.read is None:
-        read = "never all read here"
-    else:
-        read = f"all read here since {_local(contents.read)}"
+    read = f"all read here since {_local(contents.read)}" if contents.read else "never all read here"
     if contents.opened is None:
         return f"{read}, never all opened here: smsnap check --read-data, with the passphrase"
     return f"{read}, opened since {_local(contents.opened)}"
