@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Final
 
 from smsnapd.errors import DamageError, SmsnapError, UsageError, WrongKeyError
 from smsnapd.format.manifest import Issue
@@ -20,6 +22,9 @@ from smsnapd.repository.manifests import (
     load_manifest,
     signer_of,
 )
+
+AHEAD: Final = 12
+"""Manifests that are fetched at once where all are opened: each takes long, and little of the server."""
 
 log = logging.getLogger(__name__)
 
@@ -162,13 +167,22 @@ class History:
     def _opened(self) -> tuple[tuple[SnapshotSummary, ...], tuple[Damaged, ...]]:
         good: list[SnapshotSummary] = []
         bad: list[Damaged] = []
-        for name in self.names:
-            try:
-                good.append(summarise(self.record(name)))
-                self._recorded.pop(name, None)  # there may be ten thousand, of which the summary is enough
-            except DamageError as error:
-                bad.append(Damaged(name, error))
+        with ThreadPoolExecutor(AHEAD, thread_name_prefix="manifests") as threads:
+            for start in range(0, len(self.names), AHEAD):
+                names = self.names[start : start + AHEAD]
+                list(threads.map(self._try_loading, names))
+                for name in names:
+                    try:
+                        good.append(summarise(self.record(name)))
+                        self._recorded.pop(name, None)  # of ten thousand the summaries are enough
+                    except DamageError as error:
+                        bad.append(Damaged(name, error))
         return tuple(good), tuple(bad)
+
+    def _try_loading(self, name: ManifestName) -> None:
+        """Load one, so that it is there when it is asked for; what is wrong with it shows then."""
+        with suppress(DamageError):
+            self._loaded(name)
 
     @property
     def snapshots(self) -> tuple[SnapshotSummary, ...]:

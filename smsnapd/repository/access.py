@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -73,6 +74,7 @@ class Repository:
         self.slot = slot
         self._memory = memory
         self._refreshed_s = time.monotonic()
+        self._learning = threading.RLock()
         self._write_keys: dict[bytes, WriteKey] = {}
         self._data_keys: dict[tuple[str, bytes], DataKey] = {}
         self._own_writer = b"" if write_key is None else write_key.writer_id
@@ -200,14 +202,7 @@ class Repository:
 
         One's own, or one that it followed; with the identity any writer's.
         """
-        key = self._write_keys.get(writer_id)
-        if key is None:
-            self.verify_key_of(writer_id)
-            if self.identity is None:
-                self._learn_earlier_keys()
-                key = self._write_keys.get(writer_id)
-            else:
-                key = self._write_keys[writer_id] = self._unseal_write_key(writer_id, self.identity)
+        key = self._write_keys.get(writer_id) or self._learned_write_key(writer_id)
         if key is None:
             raise WrongKeyError(
                 f"read what writer {writer_id.hex()} wrote",
@@ -215,6 +210,18 @@ class Repository:
                 "use the passphrase or the recovery key",
             )
         return key
+
+    def _learned_write_key(self, writer_id: bytes) -> WriteKey | None:
+        """A key that is not at hand yet; of several threads that want it one fetches it."""
+        with self._learning:
+            if writer_id in self._write_keys:
+                return self._write_keys[writer_id]
+            self.verify_key_of(writer_id)
+            if self.identity is None:
+                self._learn_earlier_keys()
+            else:
+                self._write_keys[writer_id] = self._unseal_write_key(writer_id, self.identity)
+            return self._write_keys.get(writer_id)
 
     def _learn_earlier_keys(self) -> None:
         """Open the keys that one's own followed."""
