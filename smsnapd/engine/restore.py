@@ -38,7 +38,7 @@ from smsnapd.engine.writing import (
     WriteResult,
     WriteTask,
 )
-from smsnapd.errors import UsageError
+from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.chunker import split_segments
 from smsnapd.format.manifest import Issue
 from smsnapd.model import (
@@ -54,6 +54,8 @@ from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
 from smsnapd.volume.tarball.marker import begin_restore, finish_restore, foresee_restore
 
 WRITES_PER_JOB: Final = 4
+DECLARED_SLACK: Final = 64 * 1024 * 1024
+"""Bytes that a restore may take beyond twice what the manifest declares."""
 
 
 @dataclass(frozen=True)
@@ -243,10 +245,25 @@ class _Restore:
 
     # --- writing
 
+    def _check_declared(self) -> None:
+        """DamageError if the catalog would have far more written than the manifest says that there is.
+
+        One chunk can be named any number of times: a few bytes would fill any disk. Some room is left, so
+        that a count that is a little wrong keeps nobody from their files.
+        """
+        declared, size = self._tree.newest.statistics.bytes, self._plan.data_bytes
+        if self._tree.newest.mode == "tar" and size > 2 * declared + DECLARED_SLACK:
+            raise DamageError(
+                f"restore snapshot {self._snapshot.id}",
+                f"its files would take {size} bytes, and its manifest declares {declared}",
+                "it may be forged; restore the paths that you need, one by one",
+            )
+
     def go(self) -> RestoreOutcome:
         """Restore."""
         request = self._request
         self._check_delete()
+        self._check_declared()
         keys = self._tree.data_keys(self._plan.used_chunks)
         mode = begin_restore(
             request.target, self._snapshot.id, self._selection_digest(), request.overwrite or ""

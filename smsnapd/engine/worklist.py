@@ -38,6 +38,7 @@ class Worklist:
         self.used_chunks: set[int] = set()
         self.files = 0
         self.bytes = 0
+        self.data_bytes = 0
         try:
             for listing in selection.listings():
                 self._add_listing(listing)
@@ -59,6 +60,7 @@ class Worklist:
             if entry.kind == Kind.REGULAR:
                 self.files += 1
                 self.bytes += 0 if is_alias(entry) else entry.size
+                self.data_bytes += 0 if is_alias(entry) else data_bytes(entry)
             if is_alias(entry):
                 self._links.append(position)
             elif is_in_pieces(entry):

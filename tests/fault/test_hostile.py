@@ -74,15 +74,19 @@ def head_of(repository: Repository) -> Recorded:
 
 
 def commit_full(
-    repository: Repository, write_key: WriteKey, change: Callable[[Entry], Entry] = lambda entry: entry
+    repository: Repository,
+    write_key: WriteKey,
+    change: Callable[[Entry], Entry] = lambda entry: entry,
+    more: Callable[[list[Listing]], list[Listing]] = lambda listings: listings,
 ) -> ManifestName:
     """What a writer can do with its key: a full that names the chunks of the chain so far, as it likes."""
     history = History.load(repository, VOLUME)
     chain = [history.record(name) for name in history.names]
     tree, head = SnapshotTree(repository, chain), chain[-1]
-    content = encode_segment(
-        [Listing(item.directory, [change(entry) for entry in item.entries]) for item in tree.listings()]
-    )
+    listings = [
+        Listing(item.directory, [change(entry) for entry in item.entries]) for item in tree.listings()
+    ]
+    content = encode_segment(more(listings))
     name_hash = chunk_hash(write_key.volume(VOLUME).catalog_names, content)
     object_name = names.catalog_name(VOLUME, name_hash, write_key.writer_id)
     context = Context(repository.id, VOLUME, object_name)
