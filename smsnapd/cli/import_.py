@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,9 @@ from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.intake.run import Arrivals, ImportOutcome
+    from smsnapd.volume.archive.members import Member
     from smsnapd.volume.archive.opening import Seal
-    from smsnapd.volume.archive.stream import ByteSource
+    from smsnapd.volume.archive.stream import ByteSource, Peekable
 
 INCOMPLETE = 3
 NAMED_MAX = 20
@@ -34,13 +35,14 @@ NOTEBOOK_OWNER = (1000, 1000)
 EXAMPLES = """
 smsnap import backup.tar.gz
 smsnap import s3://bucket/backup.tar.gz.enc --openssl-passphrase-file secret
+smsnap import volume.img.gz       what dd has written, as a block full
 ssh old tar -C SageMaker -c . | smsnap import - --volume old
 smsnap import s3://bucket/my-notebook_2026-01-31-09-00-00/        a copy of `aws s3 sync`
 smsnap import --from-tags         that which the notebook's tags of the AWS samples name
 """
 REPORT = """
-the new snapshot, as `smsnap snapshots --json` has it, with "source", "form" ("tar" or "files")
-and "wrapping" (a list of "openssl", "gzip", "xz", "lz4", "zstd")
+the new snapshot, as `smsnap snapshots --json` has it, with "source", "form" ("tar", "image"
+or "files") and "wrapping" (a list of "openssl", "gzip", "xz", "lz4", "zstd")
 """
 
 
@@ -80,13 +82,14 @@ def import_(
     owner: str | None,
     sidecar: str | None,
 ) -> int:
-    """Take in a tarball, or a copy that `aws s3 sync` has made, as a full snapshot.
+    """Take in a tarball, an image, or a copy that `aws s3 sync` has made, as a full snapshot.
 
     A tarball may be of any kind (GNU, pax, ustar, v7), packed with gzip, xz, lz4 or zstd, and sealed with
     `openssl enc`, all of which is found out; it streams by, and nothing is staged. It is an ordinary
     snapshot of the volume that --volume names, by default this machine's. Names that lead out of it are left
     out, as GNU tar would, and are named; exit status 3 says so. One that is cut off, or whose passphrase is
-    wrong, leaves no snapshot.
+    wrong, leaves no snapshot. A raw image, packed and sealed or not, becomes a block full; what is no plain
+    file of this machine is unpacked to a sparse one first.
     """
     session = Session.current()
     if (source is None) != from_tags:
@@ -95,7 +98,11 @@ def import_(
     owners = _owner(session, owner)
     named = source if source is not None else copy_of_tags(session)
     with _arrivals(session, named, seal, owners, sidecar) as (arrivals, label, form, wrapping):
-        outcome = _import(session, arrivals, label, owners)
+        if form == "image":
+            plain = None if wrapping or named == "-" or named.startswith(S3) else Path(named).absolute()
+            outcome = _import_image(session, plain, arrivals.read, label)
+        else:
+            outcome = _import(session, arrivals, label, owners)
     _report(session, outcome, label, form, wrapping)
     return 0 if outcome.snapshot.complete else INCOMPLETE
 
@@ -154,11 +161,21 @@ def _archive(
     with _bytes_of(session, source) as (file, label), closing(file):
         what = f"import {label}"
         content = open_content(file, what, seal)
-        if content.kind == "image":
-            hint = "mount it read-only and back that up: mount -o loop,ro FILE DIR; smsnap backup --path DIR"
-            raise UsageError(what, "it is an image of a file system, which cannot be taken in yet", hint)
         with closing(content.source):
-            yield TarReader(content.source, what), label, "tar", content.wrapping
+            if content.kind == "image":
+                yield _Whole(content.source), label, "image", content.wrapping
+            else:
+                yield TarReader(content.source, what), label, "tar", content.wrapping
+
+
+class _Whole:
+    """The bytes of an image, which has no members."""
+
+    def __init__(self, source: Peekable) -> None:
+        self.read = source.read
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(())
 
 
 @contextmanager
@@ -199,6 +216,31 @@ def _import(session: Session, arrivals: Arrivals, label: str, owners: tuple[int,
     )
     with session.repository(contents=False) as repository, session.progress() as progress:
         return run_import(repository, request, arrivals, progress)
+
+
+def _import_image(
+    session: Session, plain: Path | None, read: Callable[[int], bytes], label: str
+) -> ImportOutcome:
+    """A raw image as a block full; what is no plain file of this machine is staged in a sparse one."""
+    from smsnapd.engine.image.intake import ImageIntake, import_image, staged
+    from smsnapd.engine.intake.run import ImportOutcome
+
+    with ExitStack() as stack:
+        progress = stack.enter_context(session.progress())
+        if plain is not None and plain.is_file():
+            path = plain
+        else:
+            path = stack.enter_context(staged(read, label, progress))
+        repository = stack.enter_context(session.repository(contents=False))
+        config = session.config
+        request = ImageIntake(
+            path=path,
+            source=label,
+            volume=session.own_volume,
+            level=config.backup.compression_level,
+            grace_s=config.retention.grace.total_seconds(),
+        )
+        return ImportOutcome(import_image(repository, session.settings, request, progress), ())
 
 
 def _report(

@@ -162,3 +162,46 @@ def test_what_does_not_go_together_is_said(notebook: Notebook) -> None:
     ):
         said = notebook.say("restore", *FULL, *arguments)
         assert said.status == 2, said
+
+
+@pytest.mark.parametrize("wrapping", ["", "gzip", "zstd"])
+def test_an_image_that_dd_has_written_is_taken_in(tmp_path: Path, wrapping: str) -> None:
+    device = make_ext4(tmp_path / "volume.img", "16M", "-b", "4096")
+    with mounted(device, tmp_path / "mounted") as root:
+        (root / "a.txt").write_text("in the image\n")
+        (root / "b.bin").write_bytes(os.urandom(1_000_000))
+        original = observe(root)
+    notebook = Notebook(tmp_path)
+    notebook.well("init")
+    name = device.name
+    if wrapping:
+        subprocess.run([wrapping, "-q", device], check=True)
+        name = f"{device.name}.{'gz' if wrapping == 'gzip' else 'zst'}"
+    taken = json.loads(notebook.well("import", name, "--json").out)
+    assert (taken["kind"], taken["mode"], taken["form"]) == ("full", "block", "image")
+    assert taken["wrapping"] == ([wrapping] if wrapping else [])
+    assert notebook.well("cat", "latest", "a.txt").out == b"in the image\n"
+    notebook.well("restore", "--device", "back", "--verify")
+    fsck(tmp_path / "back")
+    with mounted(tmp_path / "back", tmp_path / "look", "loop,ro") as look:
+        assert list(differences(original, observe(look))) == []
+    again = json.loads(notebook.well("import", name, "--json").out)
+    assert again["stored_bytes"] < taken["stored_bytes"] / 2
+    notebook.well("check", "--read-data")
+
+
+def test_an_image_in_use_is_taken_in_as_what_it_is(tmp_path: Path) -> None:
+    device = make_ext4(tmp_path / "volume.img", "16M", "-b", "4096")
+    with mounted(device, tmp_path / "mounted") as root:
+        (root / "a.txt").write_text("written\n")
+        subprocess.run(["sync", "-f", root], check=True)
+        shutil.copy(device, tmp_path / "copy.img")
+    notebook = Notebook(tmp_path)
+    notebook.well("init")
+    notebook.well("import", "copy.img")
+    assert notebook.well("cat", "latest", "a.txt").out == b"written\n"
+    notebook.well("restore", "--device", "back")
+    fsck(tmp_path / "back")
+    (tmp_path / "cut.img").write_bytes((tmp_path / "copy.img").read_bytes()[:-100])
+    said = notebook.say("import", "cut.img")
+    assert said.status == 13 and "multiple of 512" in said.err

@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-
-import msgspec
 
 from smsnapd import __version__
 from smsnapd.engine.chunktable import ChunkTable
@@ -21,6 +18,7 @@ from smsnapd.engine.extras import left_out
 from smsnapd.engine.heldvolume import opened_state, state_away
 from smsnapd.engine.history import History
 from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
+from smsnapd.engine.image.catalog import add_pieces
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
@@ -45,7 +43,7 @@ from smsnapd.format.manifest import (
     Statistics,
 )
 from smsnapd.format.names import ManifestName
-from smsnapd.model import CHUNK_TARGET, Entry, Extent, Listing, path_text
+from smsnapd.model import path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded, commit_manifest
 from smsnapd.state import State, StateUpdate
@@ -55,11 +53,7 @@ from smsnapd.volume.block.ext4 import read_geometry
 from smsnapd.volume.frozen import check_may_freeze
 from smsnapd.volume.mounts import Mount, find_mount
 from smsnapd.volume.scan import Excludes, entry_of
-from smsnapd.volume.tarball.header import header
 from smsnapd.volume.tree import Tree
-
-SEGMENT_PIECES: Final = 65_536
-"""Data segments and extents of pieces after which a catalog segment ends: memory holds one's."""
 
 
 @dataclass(frozen=True)
@@ -272,9 +266,7 @@ class _ImageRun:
     ) -> Recorded:
         """The catalog, the manifest, and the index of the tree as it was then."""
         catalog = CatalogBuilder(self._repository, self._request.volume, 0)
-        for entries in self._batches(storage, image, moment):
-            catalog.add(Listing(b"", _with_headers(storage, entries)))
-            catalog.finish()
+        add_pieces(catalog, storage, image, entry_of(b"", self._tree.stat(b"")), moment.time_ns)
         storage.finish()
         with self._state.update(anew=True) as update:
             for listing in names.listings(moment.time_ns - UNSETTLED_NS):
@@ -286,18 +278,6 @@ class _ImageRun:
             recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
             update.commit(head_of(recorded, self._tree.root, self._mount.filesystem_uuid), bare=True)
         return recorded
-
-    def _batches(self, storage: ImageStorage, image: Image, moment: Moment) -> Iterator[list[Entry]]:
-        """The root and the pieces, as many at a time as one catalog segment is to tell."""
-        batch, size = [entry_of(b"", self._tree.stat(b""))], 0
-        for piece in storage.cells.pieces(image, moment.time_ns):
-            batch.append(piece)
-            size += len(piece.segments) + len(piece.content)
-            if size >= SEGMENT_PIECES:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
 
     def _look_again(self, table: ChunkTable, catalog: CatalogBuilder, manifest: Manifest) -> None:
         """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
@@ -356,6 +336,7 @@ class _ImageRun:
             owners=catalog.owners(),
             chunks=chunk_rows(catalog, table, nothing),
             catalog=tuple(ref for ref, _ in catalog.segments),
+            roster=self._repository.rosters[-1].ref,
             image=image,
         )
 
@@ -364,27 +345,3 @@ def _consistency(asked: str) -> Consistency:
     if asked == "live":
         return "live"
     return "read-only" if asked == "read-only" else "freeze"
-
-
-def _with_headers(storage: ImageStorage, entries: list[Entry]) -> list[Entry]:
-    """The entries, their tar headers stored in chunks apart from what they contain."""
-    placed: list[Entry] = []
-    waiting: list[tuple[Entry, bytes]] = []
-    size = 0
-    for entry in entries:
-        head = header(entry.name, entry, b"", b"")
-        if waiting and size + len(head) > CHUNK_TARGET * 2:
-            placed += _placed(storage.headers(b"".join(text for _, text in waiting)), waiting)
-            waiting, size = [], 0
-        waiting.append((entry, head))
-        size += len(head)
-    if waiting:
-        placed += _placed(storage.headers(b"".join(text for _, text in waiting)), waiting)
-    return placed
-
-
-def _placed(chunk: int, waiting: list[tuple[Entry, bytes]]) -> Iterator[Entry]:
-    offset = 0
-    for entry, head in waiting:
-        yield msgspec.structs.replace(entry, header=Extent(chunk, offset, len(head)))
-        offset += len(head)

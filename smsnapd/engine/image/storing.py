@@ -58,10 +58,11 @@ class CellsResult(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageTask(SealingTask):
-    """All that a worker needs: the device's path, and the key of digests."""
+    """All that a worker needs: the path of the device (read directly) or file, and the key of digests."""
 
     device: str
     digest_key: bytes = field(repr=False)
+    direct: bool = True
 
     @property
     def job_type(self) -> Any:
@@ -84,7 +85,7 @@ class ImageWorker:
     def __init__(self, task: ImageTask, store: Store) -> None:
         self._task = task
         self._store = store
-        self._device = Device(task.device)
+        self._device = Device(task.device, direct=task.direct)
         self._chunks = ChunkPutter(task, store)
         self._buffer = memoryview(read_buffer(CHUNK_TARGET + CELL))
 

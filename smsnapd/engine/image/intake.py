@@ -1,0 +1,263 @@
+"""A raw image that lies in a file, as dd has written it, taken in as a block full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from smsnapd import __version__
+from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.engine.durable import Durable
+from smsnapd.engine.history import History, SnapshotSummary, summarise
+from smsnapd.engine.image.before import Before, find_before
+from smsnapd.engine.image.catalog import add_pieces
+from smsnapd.engine.image.cellmap import CellMap
+from smsnapd.engine.image.storage import ImageStorage
+from smsnapd.engine.image.storing import ImageTask
+from smsnapd.engine.index import Parent, newest
+from smsnapd.engine.pool import default_workers
+from smsnapd.engine.progress import Progress
+from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.reuse import GRACE_S, check_kept
+from smsnapd.engine.tenure import Tenure
+from smsnapd.errors import DamageError, TargetError, VolumeError
+from smsnapd.format import names
+from smsnapd.format.image import Image
+from smsnapd.format.manifest import Completeness, Manifest, ParentRef, Source, Statistics
+from smsnapd.format.names import ManifestName
+from smsnapd.model import BLOCK, Entry, Kind
+from smsnapd.repository import Repository
+from smsnapd.repository.manifests import Recorded, commit_manifest
+from smsnapd.state import Journal
+from smsnapd.store.base import StoreSettings
+from smsnapd.volume import e2fsprogs
+from smsnapd.volume.block.device import Device
+from smsnapd.volume.block.ext4 import Geometry
+from smsnapd.volume.block.look import Eyes, Log
+
+_PIECE: Final = 64 * 1024
+_FIRST_INODES: Final = 10
+"""Inodes of ext4's own (the kernel's Documentation/filesystems/ext4, "Special inodes")."""
+
+
+@dataclass(frozen=True)
+class ImageIntake:
+    """What to take in: the raw image in the file `path`, which nobody changes meanwhile. `source` is what to
+    call it. `workers` None means one a core.
+    """
+
+    path: Path
+    source: str
+    volume: str
+    level: int = 1
+    workers: int | None = None
+    grace_s: float = GRACE_S
+
+
+def import_image(
+    repository: Repository,
+    settings: StoreSettings,
+    request: ImageIntake,
+    progress: Progress,
+    *,
+    clock_ns: Callable[[], int] = time.time_ns,
+) -> SnapshotSummary:
+    """Make a block full of an image. LockedError if another writer has the lease; DamageError for a size that
+    no device has. If anything raises there is no snapshot.
+
+    Of an ext4 only what it has allocated is stored. One whose journal holds something, having been copied
+    while it was in use, is marked as `live`.
+    """
+    names.check_volume_name(request.volume)
+    size = request.path.stat().st_size
+    if not size or size % BLOCK:
+        why = f"it has {size:,} bytes, which is no multiple of {BLOCK}"
+        raise DamageError(f"import {request.source}", why, "was the image cut off?")
+    tenure = Tenure(repository, request.volume)
+    try:
+        tenure.begin()
+        with ExitStack() as stack:
+            return _Intake(repository, settings, request, progress, tenure, clock_ns, stack).go()
+    finally:
+        tenure.release()
+
+
+@contextlib.contextmanager
+def staged(read: Callable[[int], bytes], label: str, progress: Progress) -> Iterator[Path]:
+    """What `read` gives, in a sparse file, for as long as the context: an image is read in no order.
+
+    TargetError if there is no room for it.
+    """
+    with _scratch_directory() as directory:
+        progress.note(f"{label} is unpacked in {directory} first")
+        path = Path(directory) / "image"
+        try:
+            with path.open("xb") as file:
+                while piece := read(_PIECE):
+                    if piece.count(0) == len(piece):
+                        file.seek(len(piece), os.SEEK_CUR)
+                    else:
+                        file.write(piece)
+                file.truncate()
+        except OSError as error:
+            hint = "make room there, or unpack it elsewhere and import the file"
+            raise TargetError(f"write {path}", error.strerror or str(error), hint) from error
+        yield path
+
+
+class _Intake:
+    def __init__(
+        self,
+        repository: Repository,
+        settings: StoreSettings,
+        request: ImageIntake,
+        progress: Progress,
+        tenure: Tenure,
+        clock_ns: Callable[[], int],
+        stack: ExitStack,
+    ) -> None:
+        self._repository = repository
+        self._settings = settings
+        self._request = request
+        self._progress = progress
+        self._tenure = tenure
+        self._clock_ns = clock_ns
+        self._started_ns = clock_ns()
+        self._directory = Path(stack.enter_context(_scratch_directory()))
+        self._device = stack.enter_context(Device(str(request.path), direct=False))
+        self._eyes = Eyes(self._device, self._directory)
+        stack.callback(self._eyes.close)
+        self._cells = CellMap(self._device.size, self._directory)
+        stack.callback(self._cells.close)
+
+    def go(self) -> SnapshotSummary:
+        """Store what is allocated, and commit."""
+        repository, request = self._repository, self._request
+        history = History.load(repository, request.volume)
+        self._tenure.listed(history)
+        head = newest(repository, history)
+        table = self._table(find_before(repository, history, ""))
+        catalog = CatalogBuilder(repository, request.volume, 0)
+        look = self._eyes.look(0, Log.BY_ITS_STATE)
+        with self._storage(table) as storage:
+            self._progress.phase("import", bytes=self._device.size)
+            storage.store(look.suspects, look.allocated)
+            image = _image(self._device, self._eyes.geometry)
+            root = Entry(b"", int(Kind.DIRECTORY), mode=0o755, mtime_ns=self._started_ns)
+            add_pieces(catalog, storage, image, root, self._started_ns)
+            storage.finish()
+            self._progress.phase("commit")
+            manifest = self._manifest(head, catalog, table, image, storage)
+            self._look_again(table, catalog, manifest)
+            return summarise(self._commit(manifest))
+
+    def _commit(self, manifest: Manifest) -> Recorded:
+        return commit_manifest(self._repository, self._tenure.lease, manifest, b"")
+
+    def _table(self, before: Before | None) -> ChunkTable:
+        """The chunks of the newest image need not be stored again."""
+        committed = before.chunks if before else {}
+        data_keys = self._tenure.existing_data_keys({ref.key_id for ref in committed.values()})
+        return ChunkTable(committed, [], data_keys)
+
+    def _storage(self, table: ChunkTable) -> ImageStorage:
+        request, repository = self._request, self._repository
+        task = ImageTask(
+            repository_id=repository.id,
+            volume=request.volume,
+            chunk_names_key=repository.volume_keys(request.volume).chunk_names,
+            data_key=self._tenure.data_key(),
+            known=table.known,
+            level=request.level,
+            settings=self._settings,
+            store=repository.store,
+            device=self._device.path,
+            digest_key=secrets.token_bytes(32),
+            direct=False,
+        )
+        workers = default_workers(self._settings.url) if request.workers is None else request.workers
+        durable = Durable(table, repository.store, Journal(self._directory / "journal"))
+        renew = self._tenure.lease.renew
+        return ImageStorage(task, workers, self._cells, table, durable, renew, self._progress)
+
+    def _look_again(self, table: ChunkTable, catalog: CatalogBuilder, manifest: Manifest) -> None:
+        """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
+        lasted_s = self._tenure.lasted_s
+        if lasted_s > self._request.grace_s / 2:
+            fresh = [table[number] for number in catalog.rows if number >= table.first_new]
+            volume = self._request.volume
+            check_kept(self._repository, volume, fresh, manifest.catalog, lasted_s=lasted_s)
+
+    def _manifest(
+        self,
+        head: Parent | None,
+        catalog: CatalogBuilder,
+        table: ChunkTable,
+        image: Image,
+        storage: ImageStorage,
+    ) -> Manifest:
+        name = ManifestName(
+            volume=self._request.volume,
+            sequence=head.name.sequence + 1 if head else 1,
+            generation=self._tenure.lease.generation,
+            time_us=self._started_ns // 1000,
+            kind="full",
+            snapshot=secrets.token_hex(8),
+        )
+        geometry = self._eyes.geometry
+        files, size = self._contents()
+        return Manifest(
+            repository_id=self._repository.id,
+            name=name,
+            finished_us=self._clock_ns() // 1000,
+            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            program=f"smsnapd {__version__}",
+            host=socket.gethostname(),
+            source=Source(self._request.source, image.uuid),
+            consistency="live" if geometry is not None and geometry.needs_recovery else "read-only",
+            completeness=Completeness("scan", True),
+            statistics=Statistics(
+                entries=files,
+                files=files,
+                bytes=size,
+                stored_bytes=storage.stored_bytes + catalog.stored_bytes,
+                changed=storage.stored_cells,
+                deleted=0,
+            ),
+            owners=catalog.owners(),
+            chunks=chunk_rows(catalog, table, Attachments(name.object_name())),
+            catalog=tuple(ref for ref, _ in catalog.segments),
+            roster=self._repository.rosters[-1].ref,
+            image=image,
+        )
+
+    def _contents(self) -> tuple[int, int]:
+        """Files and bytes, as the file system counts them; the whole of what is not ext4."""
+        if self._eyes.geometry is None:
+            return 0, self._device.size
+        try:
+            told = e2fsprogs.describe(os.fsencode(self._request.path))
+        except VolumeError as error:
+            self._progress.note(f"its files are not counted: {error.why}")
+            return 0, self._device.size
+        used = told.inodes - told.free_inodes - _FIRST_INODES
+        return max(used, 0), (told.blocks - told.free_blocks) * told.block_size
+
+
+def _image(device: Device, geometry: Geometry | None) -> Image:
+    return Image(device.size, "", "") if geometry is None else Image(device.size, "ext4", geometry.uuid)
+
+
+@contextlib.contextmanager
+def _scratch_directory() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="smsnap-import-", dir=e2fsprogs.scratch()) as directory:
+        yield directory
