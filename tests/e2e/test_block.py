@@ -1,0 +1,74 @@
+"""Block mode from the command line and by the daemon: images by the calendar, files in between."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.daemon import SCHEDULE, Daemon, eventually
+from tests.e2e.transcript import Notebook
+from tests.unit.engine.images import make_ext4, mounted
+from tests.unit.volume.ext4 import watched_over
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.loop,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
+        reason="needs root, loop devices and mkfs.ext4",
+    ),
+    pytest.mark.skipif(
+        shutil.which("fusermount3") is None or not Path("/dev/fuse").exists(), reason="needs FUSE (fuse3)"
+    ),
+]
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Iterator[Notebook]:
+    made = Notebook(tmp_path, more=f'[backup]\nmode = "block"\n{SCHEDULE}')
+    with mounted(make_ext4(tmp_path / "device", "64M"), made.volume), watched_over(made.volume):
+        (made.volume / "a.txt").write_text("first\n")
+        made.well("init")
+        yield made
+
+
+def kinds(notebook: Notebook) -> list[tuple[str, str]]:
+    return [(found["kind"], found["mode"]) for found in notebook.well("snapshots", "--json").json]
+
+
+def test_the_command_line_makes_an_image_and_goes_on_with_files(notebook: Notebook) -> None:
+    assert notebook.well("backup", "--dry-run", "--json").json["new_bytes"] > 0
+    first = notebook.well("backup", "--json").json
+    assert (first["kind"], first["mode"], first["files"], first["complete"]) == ("full", "block", 1, True)
+    (notebook.volume / "a.txt").write_text("second\n")
+    assert notebook.well("backup", "--json").json["mode"] == "tar"
+    assert notebook.say("cat", "latest", "a.txt").out == b"second\n"
+    assert notebook.well("backup", "--mode", "block", "--json").json["kind"] == "full"
+    assert notebook.well("backup", "--mode", "tar", "--full", "--json").json["kind"] == "full"
+    modes = ["block", "tar", "block", "tar"]
+    assert kinds(notebook) == list(zip(["full", "incremental", "full", "full"], modes, strict=True))
+    assert notebook.well("check", "--read-data", "--json").json["ok"]
+
+
+def test_the_daemon_takes_images_and_what_changed_in_between(notebook: Notebook) -> None:
+    daemon = Daemon(notebook)
+    try:
+        daemon.start()
+        daemon.holds("a.txt", "first\n")
+        (notebook.volume / "a.txt").write_text("second\n")
+        daemon.holds("a.txt", "second\n")
+        assert kinds(notebook)[:2] == [("full", "block"), ("incremental", "tar")]
+        assert daemon.say("backup", "--full", "--json").json["mode"] == "block"
+        (notebook.volume / "b.txt").write_text("third\n")
+        daemon.holds("b.txt", "third\n")
+        (notebook.volume / "a.txt").unlink()
+        eventually(lambda: daemon.say("ls", "latest", "a.txt").status == 2, "the deletion")
+        assert kinds(notebook)[-1] == ("incremental", "tar")
+        assert daemon.end() == 0
+    finally:
+        daemon.close()
+    assert notebook.well("check", "--read-data", "--json").json["ok"]
