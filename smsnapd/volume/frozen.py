@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import sys
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -55,6 +56,7 @@ def _freeze(mount: Mount, guard: Guard, what: str) -> None:
     descriptor = os.open(mount.mount_point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         guard.beat()
+        guard.began_s = time.monotonic()
         fcntl.ioctl(descriptor, guardian.FIFREEZE, 0)
         guard.beat()
     except OSError as error:

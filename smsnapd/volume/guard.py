@@ -36,13 +36,17 @@ class Undoing(NamedTuple):
 
 
 class Guard:
-    """The guardian, seen from the process that it watches. `is_over` if there is nothing to undo."""
+    """The guardian, seen from the process that it watches. `is_over` if there is nothing to undo.
+
+    `began_s` is when holding began, as of time.monotonic().
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], mount: Mount, how: str) -> None:
         self._process = process
         self._mount = mount
         self._how = how
         self._beaten_s = 0.0
+        self.began_s = time.monotonic()
         self.is_over = False
         self._descriptor = -1
         if how == guardian.THAW:

@@ -11,12 +11,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
 from smsnapd.engine.history import History
 from smsnapd.engine.image.names import Names
+from smsnapd.engine.image.raw import RawImage
 from smsnapd.engine.image.restore import DeviceRequest, restore_device
 from smsnapd.engine.progress import Silent
 from smsnapd.store import StoreSettings
@@ -68,6 +69,28 @@ def on_disk(volume: Path, tmp_path: Path) -> Protected:
     return Protected.create(volume, tmp_path / "state", settings)
 
 
+def taken(protected: Protected, path: Path) -> None:
+    """The newest image, byte by byte as it was stored: nothing mends it on its way."""
+    with protected.repository() as repository, path.open("wb") as file:
+        history = History.load(repository, VOLUME)
+        image = RawImage(repository, protected.settings, history, history.find("latest"))
+        image.write(lambda piece: write_sparse(file, piece), Silent())
+        file.truncate(image.size)
+
+
+def write_sparse(file: BinaryIO, piece: memoryview) -> None:
+    if any(piece.cast("Q") if len(piece) % 8 == 0 else piece):
+        file.write(piece)
+    else:
+        file.seek(len(piece), os.SEEK_CUR)
+
+
+def checked(path: Path) -> None:
+    """e2fsck finds nothing to say. One without a journal is told unclean as long as it is mounted."""
+    done = subprocess.run(["e2fsck", "-fn", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def brought_back(protected: Protected, path: Path) -> None:
     with protected.repository() as repository:
         history = History.load(repository, VOLUME)
@@ -95,9 +118,9 @@ def test_every_image_is_the_volume_at_the_moment_of_the_freeze(
         for number in range(ROUNDS):
             made = on_disk.backup(mode="block", full=True)
             assert made.snapshot is not None and made.snapshot.complete
-            brought_back(on_disk, tmp_path / "restored")
-            fsck(tmp_path / "restored")
-            with mounted(tmp_path / "restored", tmp_path / "looked-at", "loop,ro") as root:
+            taken(on_disk, tmp_path / "taken")
+            checked(tmp_path / "taken")
+            with mounted(tmp_path / "taken", tmp_path / "looked-at", "loop,ro") as root:
                 assert list(differences(seen[number], observe(root))) == []
     print(f"{form}: the longest wait of a write {max(waits):.2f} s; looking took {max(took):.2f} s of it")
 

@@ -112,10 +112,9 @@ class Passes:
         since_ns = self._clock_ns()
         syncfs(self._tree.open_directory(b""))
         if self.eyes.geometry is not None:
-            started_s = time.monotonic()
-            with held_frozen(self._mount, limit_s=HOLD_S):
+            with held_frozen(self._mount, limit_s=HOLD_S) as guard:
                 since_ns = self._clock_ns()
-            self._held_s = max(self._held_s, time.monotonic() - started_s)
+            self._held_since(guard.began_s)
         return self.eyes.look(since_ns, Log.LEFT_OUT)
 
     def _last(self, moved: set[int], *, read_only: bool) -> Moment:
@@ -124,14 +123,13 @@ class Passes:
         syncfs(self._tree.open_directory(b""))
         with tempfile.TemporaryFile(dir=self._directory) as copy:
             os.truncate(copy.fileno(), self._device.size)
-            started_s = time.monotonic()
-            with self._hold(read_only=read_only) as beat:
+            with self._hold(read_only=read_only) as (beat, began_s):
                 moment_ns = self._clock_ns()
                 self._device.tell = beat
                 look = self.eyes.look(moment_ns, Log.BY_ITS_STATE)
                 changed = merged(list(self._copy(look, copy.fileno())))
                 self._mend(moved | look.directories, beat)
-            self._held_s = max(self._held_s, time.monotonic() - started_s)
+            self._held_since(began_s)
             self._progress.phase("store what changed", bytes=sum(end - start for start, end in changed))
             source = f"/proc/{os.getpid()}/fd/{copy.fileno()}"
             self._storage.store(changed, look.allocated, source)
@@ -144,16 +142,20 @@ class Passes:
         else:
             self._names.mend(sorted(moved), beat)
 
+    def _held_since(self, began_s: float) -> None:
+        """Writers had to wait from then until now."""
+        self._held_s = max(self._held_s, time.monotonic() - began_s)
+
     @contextmanager
-    def _hold(self, *, read_only: bool) -> Iterator[Callable[[], None]]:
-        """Hold the volume; gives what must be called now and then meanwhile."""
+    def _hold(self, *, read_only: bool) -> Iterator[tuple[Callable[[], None], float]]:
+        """Hold the volume; gives what must be called now and then meanwhile, and when the hold began."""
         try:
             if read_only:
                 with held_read_only(self._mount.mount_point, limit_s=HOLD_S):
-                    yield lambda: None
+                    yield lambda: None, time.monotonic()
             else:
                 with held_frozen(self._mount, limit_s=HOLD_S) as guard:
-                    yield guard.beat
+                    yield guard.beat, guard.began_s
         finally:
             self._device.tell = None
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from smsnapd.errors import VolumeError
 from smsnapd.volume.block.device import Device
 from smsnapd.volume.block.ext4 import Geometry, Group, Range, used_table_range
-from smsnapd.volume.block.masks import mapped_file
 
 STEP: Final = 64 * 1024
 """Bytes of a table that are looked at together."""
@@ -47,6 +49,32 @@ class Inode(NamedTuple):
         return (seconds + ((extra & 3) << 32)) * _SECOND + (extra >> 2)
 
 
+class _Slots:
+    """A stretch of bytes for each group that has any, zeros at first, in an unnamed file."""
+
+    def __init__(self, size: int, directory: Path) -> None:
+        self._size = size
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 (closed by close())
+        self._slots: dict[int, int] = {}
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self, group: int, offset: int, length: int) -> bytes:
+        slot = self._slots.get(group)
+        if slot is None:
+            return bytes(length)
+        return os.pread(self._file.fileno(), length, slot * self._size + offset).ljust(length, b"\0")
+
+    def write(self, group: int, offset: int, data: bytes) -> None:
+        slot = self._slots.setdefault(group, len(self._slots))
+        try:
+            os.pwrite(self._file.fileno(), data, slot * self._size + offset)
+        except OSError as error:
+            what = "remember the inodes of the volume"
+            raise VolumeError(what, error.strerror or str(error), "make room in /var/tmp") from error
+
+
 class InodeTables:
     """Remembers the used inodes of all tables, eight bytes each, in a file.
 
@@ -59,8 +87,8 @@ class InodeTables:
         self._geometry = geometry
         per_group = -(-geometry.inodes_per_group * geometry.inode_size // STEP)
         self._parts_per_group = per_group
-        self._known = mapped_file(geometry.groups * geometry.inodes_per_group * _HASH, directory)
-        self._digests = mapped_file(geometry.groups * per_group * _HASH, directory)
+        self._known = _Slots(geometry.inodes_per_group * _HASH, directory)
+        self._digests = _Slots(per_group * _HASH, directory)
         self._recent: set[int] = set()
         self._split = struct.Struct(f"{geometry.inode_size}s").iter_unpack
         self._empty = bytes(geometry.inode_size)
@@ -78,35 +106,35 @@ class InodeTables:
         for group in groups:
             for start in range(0, group.used_inodes * self._geometry.inode_size, STEP):
                 part = group.number * self._parts_per_group + start // STEP
-                raw = self._changed(group, start, part, device, anyway=part in unsure_parts)
+                raw = self._changed(group, start, device, anyway=part in unsure_parts)
                 if raw:
-                    first = (
-                        group.number * self._geometry.inodes_per_group + start // self._geometry.inode_size
-                    )
-                    yield from self._compare(first, raw, unsure, recent_ns)
+                    row = start // self._geometry.inode_size
+                    yield from self._compare(group.number, row, raw, unsure, recent_ns)
 
     def _part_of(self, number: int) -> int:
         group, row = divmod(number - 1, self._geometry.inodes_per_group)
         return group * self._parts_per_group + row * self._geometry.inode_size // STEP
 
-    def _changed(self, group: Group, start: int, part: int, device: Device, *, anyway: bool) -> bytes:
+    def _changed(self, group: Group, start: int, device: Device, *, anyway: bool) -> bytes:
         """The bytes of a part of a table, if they are others than before, or `anyway`; else nothing."""
         span = used_table_range(self._geometry, group)
         raw = device.read(span.start + start, min(STEP, span.end - span.start - start))
         digest = hash(raw).to_bytes(_HASH, "little", signed=True)
-        at = slice(part * _HASH, (part + 1) * _HASH)
-        if self._digests[at] == digest:
+        at = start // STEP * _HASH
+        if self._digests.read(group.number, at, _HASH) == digest:
             return raw if anyway else b""
-        self._digests[at] = digest
+        self._digests.write(group.number, at, digest)
         self.parts.append(Range(span.start + start, span.start + start + len(raw)))
         return raw
 
-    def _compare(self, first: int, raw: bytes, unsure: set[int], recent_ns: int) -> Iterator[Inode]:
+    def _compare(
+        self, group: int, start: int, raw: bytes, unsure: set[int], recent_ns: int
+    ) -> Iterator[Inode]:
         inodes = [item[0] for item in self._split(raw)]
         fresh = array("q", map(hash, inodes))
-        at = slice(first * _HASH, (first + len(inodes)) * _HASH)
-        known = array("q", self._known[at])
-        self._known[at] = fresh.tobytes()
+        known = array("q", self._known.read(group, start * _HASH, len(inodes) * _HASH))
+        self._known.write(group, start * _HASH, fresh.tobytes())
+        first = group * self._geometry.inodes_per_group + start
         rows = [row for row, (new, old) in enumerate(zip(fresh, known, strict=True)) if new != old]
         if unsure:
             rows += [row for row in range(len(inodes)) if first + row + 1 in unsure and row not in rows]
