@@ -9,7 +9,7 @@ from typing import Final
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef
-from smsnapd.state import Journal
+from smsnapd.state.journal import Journal
 from smsnapd.store.base import Store
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask
 from smsnapd.engine.vigil import Vigil
 from smsnapd.format.chunker import plan_packs
 from smsnapd.model import BLOCK, Entry, Kind, join_path
-from smsnapd.state import Journal, is_alias
+from smsnapd.state import is_alias
+from smsnapd.state.journal import Journal
 from smsnapd.store.base import Store
 from smsnapd.volume.tarball.read import HEADER, ISSUE_LARGE, READ, Packed, PackItem, PackReader
 

@@ -16,7 +16,7 @@ from smsnapd.format.keys import DataKey
 from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener, Fetcher
-from smsnapd.state import Journal
+from smsnapd.state.journal import Journal
 
 JOURNAL_BYTES: Final = 64 * 1024 * 1024
 """Stored bytes after which the journal learns what is durable."""

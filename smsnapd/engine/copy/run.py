@@ -28,7 +28,7 @@ from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import Fetcher
 from smsnapd.repository.manifests import Recorded, commit_manifest
-from smsnapd.state import Journal
+from smsnapd.state.journal import Journal
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import os
 import secrets
 import shutil
 import sqlite3
-import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,18 +18,16 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from blake3 import blake3
 
 from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
+from smsnapd.state.journal import Journal, checked, with_check
 
 SCHEMA_VERSION: Final = 3
 _ALIAS: Final = int(Flag.ALIAS)
 _REGULAR: Final = int(Kind.REGULAR)
 _UNSETTLED: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 _SINGLE: Final = (int(Kind.DIRECTORY), int(Kind.TOMBSTONE))
-FRAME: Final = struct.Struct("<I")
-CHECK_BYTES: Final = 8
 SUFFIXES: Final = ("", "-wal", "-shm", ".journal", ".image")
 ROWS_AT_ONCE: Final = 512
 LOCK_TIMEOUT_S: Final = 10.0
@@ -149,11 +146,11 @@ class State:
         self._db.execute("COMMIT")
 
     def _put_meta(self, key: str, value: bytes) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, _with_check(value)))
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, with_check(value)))
 
     def _meta(self, key: str) -> bytes | None:
         row = self._reader.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-        return None if row is None else bytes(_checked(row[0]))
+        return None if row is None else bytes(checked(row[0]))
 
     @property
     def digest_key(self) -> bytes:
@@ -214,13 +211,13 @@ class State:
         rows = self._reader.execute(f"SELECT path, entries FROM directory {where} ORDER BY key", bounds)
         decode = self._decode_entries
         for path, entries in rows:
-            yield Listing(path, decode(_checked(entries)))
+            yield Listing(path, decode(checked(entries)))
 
     def listing(self, directory: bytes) -> list[Entry]:
         """The entries of one directory; empty if it is not known."""
         key = directory_key(directory)
         row = self._reader.execute("SELECT entries FROM directory WHERE key = ?", (key,)).fetchone()
-        return [] if row is None else self._decode_entries(_checked(row[0]))
+        return [] if row is None else self._decode_entries(checked(row[0]))
 
     def entry(self, path: bytes) -> Entry | None:
         """The entry at `path`, or None."""
@@ -238,13 +235,13 @@ class State:
         What no entry of the head names a prune may delete; what one names a manifest that counts refers to.
         """
         rows = self._reader.execute("SELECT id, ref FROM chunk")
-        return {number: self._decode_ref(_checked(ref)) for number, ref in rows}
+        return {number: self._decode_ref(checked(ref)) for number, ref in rows}
 
     def chunks_by_number(self, numbers: Iterable[int]) -> dict[int, ChunkRef]:
         """Some rows of the chunk table."""
         query = "SELECT ref FROM chunk WHERE id = ?"
         rows = {number: self._reader.execute(query, (number,)).fetchone() for number in numbers}
-        return {number: self._decode_ref(_checked(row[0])) for number, row in rows.items()}
+        return {number: self._decode_ref(checked(row[0])) for number, row in rows.items()}
 
     def forget(self) -> None:
         """Drop the index, keeping what is known of the newest snapshot."""
@@ -272,52 +269,6 @@ class State:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT" if update.committed else "ROLLBACK")
-
-
-class Journal:
-    """Chunks that are durable and not committed yet: what a run that was cut off need not store again.
-
-    A file of frames beside the index; a torn or damaged frame is ignored, and what is behind it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def add(self, refs: Iterable[ChunkRef]) -> None:
-        """Append; the chunks must be durable."""
-        frames = bytearray()
-        for ref in refs:
-            data = _with_check(msgspec.msgpack.encode(ref))
-            frames += FRAME.pack(len(data)) + data
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
-        try:
-            os.write(descriptor, frames)
-        finally:
-            os.close(descriptor)
-
-    def read(self) -> list[ChunkRef]:
-        """All that was added since `clear`."""
-        try:
-            data = self._path.read_bytes()
-        except FileNotFoundError:
-            return []
-        refs, position = [], 0
-        while position + FRAME.size <= len(data):
-            (length,) = FRAME.unpack_from(data, position)
-            position += FRAME.size + length
-            if position > len(data):
-                break
-            try:
-                frame = _checked(data[position - length : position])
-            except sqlite3.DatabaseError:
-                break
-            refs.append(msgspec.msgpack.decode(frame, type=ChunkRef))
-        return refs
-
-    def clear(self) -> None:
-        """Forget everything: it is committed, or not to be used."""
-        self._path.unlink(missing_ok=True)
 
 
 class _Counter:
@@ -364,7 +315,7 @@ class StateUpdate:
                 self._db.execute("DELETE FROM unsettled WHERE directory = ?", (directory,))
         self._note_unsettled(directory, entries)
         if entries:
-            self._rows.append((key, directory, _with_check(self._encode(entries))))
+            self._rows.append((key, directory, with_check(self._encode(entries))))
             if len(self._rows) >= ROWS_AT_ONCE:
                 self._flush()
             self._link(directory, entries)
@@ -394,7 +345,7 @@ class StateUpdate:
         """Add rows to the chunk table; of those that no entry names nothing stays."""
         self._db.executemany(
             "INSERT INTO chunk VALUES (?, ?, ?, 0) ON CONFLICT(id) DO UPDATE SET ref = excluded.ref",
-            [(number, ref.name_hash, _with_check(self._encode(ref))) for number, ref in refs.items()],
+            [(number, ref.name_hash, with_check(self._encode(ref))) for number, ref in refs.items()],
         )
         self._uses.update(dict.fromkeys(refs, 0))
 
@@ -447,19 +398,6 @@ def has_names(entry: Entry) -> bool:
 def is_alias(entry: Entry) -> bool:
     """Whether an entry is a further name of an earlier entry's inode."""
     return bool(entry.flags & _ALIAS)
-
-
-def _with_check(data: bytes) -> bytes:
-    """A value with its hash before it: a disk that garbles the index must not garble what is stored by it."""
-    return blake3(data).digest(CHECK_BYTES) + data
-
-
-def _checked(value: bytes) -> memoryview:
-    """What `_with_check` was given; `sqlite3.DatabaseError` if it is not that any more."""
-    data = memoryview(value)[CHECK_BYTES:]
-    if blake3(data).digest(CHECK_BYTES) != value[:CHECK_BYTES]:
-        raise sqlite3.DatabaseError("a row is damaged")
-    return data
 
 
 def _signed(inode: int) -> int:
