@@ -21,7 +21,8 @@ import msgspec
 
 from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
-from smsnapd.state.journal import Journal, checked, with_check
+from smsnapd.state.journal import Journal as Journal
+from smsnapd.state.journal import checked, with_check
 
 SCHEMA_VERSION: Final = 3
 _ALIAS: Final = int(Flag.ALIAS)
