@@ -54,6 +54,7 @@ _TRANSIENT: Final = {
     "OperationAborted": "another operation on the object is under way",
     "ConditionalRequestConflict": "another operation on the object is under way",
     "BadDigest": "the bytes were damaged on their way to the server",
+    "MalformedXML": "the request was damaged on its way to the server",
     "XAmzContentSHA256Mismatch": "the bytes were damaged on their way to the server",
     "XAmzContentChecksumMismatch": "the bytes were damaged on their way to the server",
 }
