@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -62,10 +63,12 @@ def _serve(session: Session, place: Path, everyone: bool, ready: Callable[[], No
     from smsnapd.volume.fuse import FuseOptions, serve
 
     with session.repository(contents=True) as repository:
-        shown = ShownHistory(repository, session.volume_in(repository), spool_directory())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)  # libfuse unmounts then; it leaves alone what others handle
-        serve(shown, os.fsencode(place), FuseOptions(source="smsnap", everyone=everyone, cache_s=10.0), ready)
+        volume = session.volume_in(repository)
+        options = FuseOptions(source="smsnap", everyone=everyone, cache_s=10.0)
+        with closing(ShownHistory(repository, volume, spool_directory())) as shown:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)  # libfuse unmounts then; what others handle it lets be
+            serve(shown, os.fsencode(place), options, ready)
     return 0
 
 

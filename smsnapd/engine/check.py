@@ -204,6 +204,7 @@ class _Check:
             self._notes.append(f"{name.object_name()} is fenced and a revoked writer's; it does not count")
         for name in history.refused:
             self._find(name.object_name(), "its writer was revoked, and it is not among what counts of it")
+        history.load_ahead(history.names)
         previous: Recorded | None = None
         expected = 1
         for name in history.names:

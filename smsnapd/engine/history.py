@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from smsnapd.repository.manifests import (
 
 AHEAD: Final = 12
 """Manifests that are fetched at once where all are opened: each takes long, and little of the server."""
+
+_BLOCK: Final = 256
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +115,29 @@ class History:
             found = self._recorded[name] = load_manifest(self._repository, name)
         return found
 
+    def load_ahead(self, names: Sequence[ManifestName]) -> None:
+        """Get manifests that `record` will be asked for, several at once.
+
+        What goes wrong with one is for `record` to say.
+        """
+        missing = [name for name in names if name not in self._recorded]
+        if len(missing) > 1:
+            with ThreadPoolExecutor(AHEAD, thread_name_prefix="manifests") as threads:
+                deque(threads.map(self._try_to_load, missing), maxlen=0)
+
+    def _try_to_load(self, name: ManifestName) -> None:
+        with suppress(DamageError, WrongKeyError):
+            self._loaded(name)
+
+    def in_turn(self, names: Sequence[ManifestName]) -> Iterator[ManifestName]:
+        """The names, their manifests got ahead of `record` and dropped behind it: few are held at a time."""
+        for start in range(0, len(names), _BLOCK):
+            block = names[start : start + _BLOCK]
+            self.load_ahead(block)
+            yield from block
+            for name in block:
+                self._recorded.pop(name, None)
+
     def _check_counts(self, recorded: Recorded) -> None:
         """DamageError unless this manifest of a revoked writer is the head that the root fixed, or before it.
 
@@ -167,22 +194,12 @@ class History:
     def _opened(self) -> tuple[tuple[SnapshotSummary, ...], tuple[Damaged, ...]]:
         good: list[SnapshotSummary] = []
         bad: list[Damaged] = []
-        with ThreadPoolExecutor(AHEAD, thread_name_prefix="manifests") as threads:
-            for start in range(0, len(self.names), AHEAD):
-                names = self.names[start : start + AHEAD]
-                list(threads.map(self._try_loading, names))
-                for name in names:
-                    try:
-                        good.append(summarise(self.record(name)))
-                        self._recorded.pop(name, None)  # of ten thousand the summaries are enough
-                    except DamageError as error:
-                        bad.append(Damaged(name, error))
+        for name in self.in_turn(self.names):
+            try:
+                good.append(summarise(self.record(name)))
+            except DamageError as error:
+                bad.append(Damaged(name, error))
         return tuple(good), tuple(bad)
-
-    def _try_loading(self, name: ManifestName) -> None:
-        """Load one, so that it is there when it is asked for; what is wrong with it shows then."""
-        with suppress(DamageError):
-            self._loaded(name)
 
     @property
     def snapshots(self) -> tuple[SnapshotSummary, ...]:
@@ -255,11 +272,13 @@ class History:
         return self._walked(start, end, by_shortcuts=False)
 
     def _walked(self, start: int, end: int, *, by_shortcuts: bool) -> list[Recorded]:
-        found: list[Recorded] = []
+        way: list[tuple[ManifestName, bool]] = []
         while end >= start:
             name = self._shortcut(start, end) if by_shortcuts else None
-            found.append(self.record(self.names[end]) if name is None else self._loaded(name))
+            way.append((self.names[end], False) if name is None else (name, True))
             end = end - 1 if name is None else self._place_of[name.begins] - 1
+        self.load_ahead([name for name, _ in way])
+        found = [self._loaded(name) if is_shortcut else self.record(name) for name, is_shortcut in way]
         return found[::-1]
 
     def _shortcut(self, start: int, end: int) -> ManifestName | None:

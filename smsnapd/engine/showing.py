@@ -62,6 +62,10 @@ class ShownHistory:
         self._contents = Contents(repository, volume)
         self._reading = threading.Lock()
 
+    def close(self) -> None:
+        """Drop the unnamed files; nothing else may be called after it."""
+        self._trees.close()
+
     def attributes(self, path: bytes) -> Attributes:
         """As `ReadOnlyTree`."""
         name, _, below = path.partition(b"/")
@@ -245,6 +249,13 @@ class _Trees:
                 yield slot.tree
         finally:
             self._leave(slot)
+
+    def close(self) -> None:
+        with self._lock:
+            for slot in self._slots.values():
+                slot.is_held = False
+                _close_unused(slot)
+            self._slots.clear()
 
     def _enter(self, point: ManifestName) -> _Slot:
         with self._lock:

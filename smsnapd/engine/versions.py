@@ -157,7 +157,7 @@ def visit_layers(
     """
     unread: list[Damaged] = []
     previous: Recorded | None = None
-    for name in history.names[history.names.index(since) if since else 0 :]:
+    for name in history.in_turn(history.names[history.names.index(since) if since else 0 :]):
         try:
             recorded = history.record(name)
             if name == since:

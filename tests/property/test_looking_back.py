@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from smsnapd.engine.diff import Change, diff, pairs
 from smsnapd.engine.history import History
@@ -19,12 +21,16 @@ from smsnapd.engine.live import LiveVolume
 from smsnapd.engine.lost import lost_since
 from smsnapd.engine.placed import placed_tree
 from smsnapd.engine.progress import Silent
+from smsnapd.engine.prune import PruneRequest, run_prune
 from smsnapd.engine.reading import Contents
+from smsnapd.engine.retention import Policy
+from smsnapd.engine.showing import ShownHistory, point_name
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.engine.undelete import Wish, bring_back
 from smsnapd.engine.versions import read_versions
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository
+from smsnapd.repository.tags import Tagged, put_tag
 from smsnapd.store import StoreSettings
 from smsnapd.volume.scan import Excludes
 from tests.property.observed import Observed, Seen, observe
@@ -143,6 +149,28 @@ class Looker:
     def unheeded(self, seen: Seen) -> set[str]:
         return {"links", "mtime"} if seen.kind == DIRECTORY else {"links"}
 
+    def check_shown(self) -> None:
+        """The file system of `mount`, without FUSE."""
+        with closing(ShownHistory(self.repository, VOLUME, self.run.protected.root.parent)) as shown:
+            self.check_points(shown)
+
+    def check_points(self, shown: ShownHistory) -> None:
+        for point, moment in self.moments:
+            name = point_name(point)
+            for path, seen in moment.items():
+                place = name + b"/" + path if path else name
+                found = shown.attributes(place)
+                assert (found.mtime_ns, (found.uid, found.gid)) == (seen.mtime_ns, seen.owner)
+                if seen.kind == stat.S_IFREG:
+                    assert (found.size, len(shown.open(place).read(0, 1 << 30))) == (seen.size, seen.size)
+                if seen.kind == DIRECTORY:
+                    listed = {item.name for item in shown.names(place)}
+                    assert listed == {
+                        other.rpartition(b"/")[2]
+                        for other in moment
+                        if other and other.rpartition(b"/")[0] == path
+                    }
+
     def check_live(self) -> None:
         now = observe(self.run.protected.root)
         for point, moment in self.moments:
@@ -185,34 +213,62 @@ class Looker:
             assert not other.startswith(b".smsnap")
 
 
-def look_back(directory: Path, history: list[Round], after: Steps) -> None:
+def thin(run: Run, kept: set[int]) -> None:
+    """Let go all but these and the newest two, which no policy lets go; what stays is folded."""
+    with run.protected.repository(write_key=True) as repository:
+        for number in kept:
+            tagged = Tagged(run.moments[number % len(run.moments)][0], "stays")
+            put_tag(repository, VOLUME, tagged, repository.write_key, is_set=True)
+        policy = Policy(hourly=1)
+        (pruned,) = run_prune(repository, PruneRequest(VOLUME, 1e6, policy=policy), Silent()).volumes
+        assert pruned.error is None
+        there = {name.snapshot for name in History.load(repository, VOLUME).names}
+    run.moments = [(name, moment) for name, moment in run.moments if name in there]
+
+
+def look_back(directory: Path, history: list[Round], after: Steps, kept: set[int] | None = None) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory)
         run = Run(directory, StoreSettings(f"memory://{uuid.uuid4().hex}"))
         stack.callback(run.volume.close)
         for one in history:
             run.round(one)
+        if kept is not None:
+            thin(run, kept)
         repository = stack.enter_context(run.protected.repository())
         looker = Looker(run, repository)
         looker.check_diffs()
         looker.check_versions(None)
         looker.check_versions(looker.moments[len(looker.moments) // 2][0])
+        looker.check_shown()
         for name, seed in after:
             run.volume.step(name, seed)
         looker.check_live()
         looker.check_lost()
 
 
-@settings(
-    max_examples=300 if LONG else 8,
-    derandomize=not LONG,
-    database=None,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],
-)
+def examples(count: int) -> settings:
+    return settings(
+        max_examples=count * 40 if LONG else count,
+        derandomize=not LONG,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate],
+    )
+
+
+@examples(5)
 @given(history=QUIET, after=STEPS)
 def test_the_verbs_agree_with_the_volume(
     history: list[Round], after: Steps, new_directory: Callable[[], Path]
 ) -> None:
     look_back(new_directory(), history, after)
+
+
+@examples(5)
+@given(history=QUIET, after=STEPS, kept=st.sets(st.integers(0, 20), max_size=3))
+def test_they_agree_where_most_was_let_go(
+    history: list[Round], after: Steps, kept: set[int], new_directory: Callable[[], Path]
+) -> None:
+    look_back(new_directory(), history, after, kept)
