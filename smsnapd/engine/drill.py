@@ -19,16 +19,18 @@ from typing import Final, NamedTuple
 
 from smsnapd.engine.diff import Pair, diff
 from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.image.files import files_of
+from smsnapd.engine.image.listing import lies_in_image
 from smsnapd.engine.live import LiveVolume, same_bytes
 from smsnapd.engine.placed import Placed, PlacedListing, placed_listings
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.reading import Contents
-from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, run_restore
+from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, restore_tree
 from smsnapd.engine.sameness import differences
 from smsnapd.engine.selection import Selection, select
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import TargetError
-from smsnapd.model import Entry, Kind, join_path
+from smsnapd.model import Entry, Kind, data_bytes, join_path
 from smsnapd.repository import Repository
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.scan import Excludes
@@ -97,23 +99,23 @@ def run_drill(
 ) -> DrillReport:
     """Do it, and remove the scratch directory. TargetError if that has no room; what a restore raises."""
     now_us = time.time_ns() // 1000 if now_us is None else now_us
-    tree = SnapshotTree(repository, history.chain(snapshot.id))
-    paths = () if request.files is None else _sample(tree, request.files, chance or random.Random())
-    selection = select(tree.listings, paths)
     with ExitStack() as stack:
+        chain = history.chain(snapshot.id)
+        tree = stack.enter_context(files_of(repository, settings, chain, progress))
+        paths = () if request.files is None else _sample(tree, request.files, chance or random.Random())
+        selection = select(tree.listings, paths)
         target = stack.enter_context(_scratch(request.scratch, selection))
         began_s = time.monotonic()
         asked = RestoreRequest(target, paths, workers=request.workers)
-        outcome = run_restore(repository, settings, history, snapshot, asked, progress)
+        outcome = restore_tree(settings, tree, snapshot, asked, progress)
         restored_s = time.monotonic()
         progress.phase("compare")
         restored = stack.enter_context(closing(LiveVolume(target, Excludes())))
-        live = (
-            None
-            if request.live is None
-            else stack.enter_context(closing(LiveVolume(request.live, Excludes())))
+        live, image = (
+            None if root is None else stack.enter_context(closing(LiveVolume(root, Excludes())))
+            for root in (request.live, tree.image_root)
         )
-        comparison = _Comparison(Contents(repository, history.volume), restored, live)
+        comparison = _Comparison(Contents(repository, history.volume), restored, live, image)
         found = comparison.differences(placed_listings(selection.listings(), tree.chunks))
         failed = {issue.path for issue in outcome.not_restored}
         return DrillReport(
@@ -172,8 +174,7 @@ def _scratch(directory: Path, selection: Selection) -> Iterator[bytes]:
 
 
 def _room(entry: Entry) -> int:
-    stored = sum(extent.length for extent in entry.content)
-    return _BLOCK - -stored // _BLOCK * _BLOCK
+    return _BLOCK - -data_bytes(entry) // _BLOCK * _BLOCK
 
 
 def _remove(target: str) -> None:
@@ -193,10 +194,17 @@ def _remove(target: str) -> None:
 class _Comparison:
     """Holds what was restored against what was stored, and against the volume where that is untouched."""
 
-    def __init__(self, contents: Contents, restored: LiveVolume, live: LiveVolume | None) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        restored: LiveVolume,
+        live: LiveVolume | None,
+        image: LiveVolume | None,
+    ) -> None:
         self._contents = contents
         self._restored = restored
         self._live = live
+        self._image = image
         self._is_root = os.geteuid() == 0
         self._differs: list[Difference] = []
         self._untouched: Entry | None = None
@@ -228,6 +236,8 @@ class _Comparison:
     def _have_same_bytes(self, path: bytes, stored: Placed, _: Placed) -> bool:
         if self._untouched is not None and self._live is not None:
             return same_bytes(self._live, self._restored, path)
+        if self._image is not None and lies_in_image(stored.entry):
+            return same_bytes(self._image, self._restored, path)
         return self._restored.have_same_bytes(self._contents, path, stored)
 
     def _add(self, path: bytes, expected: Placed | None, words: Iterable[str], of: str) -> None:

@@ -142,6 +142,12 @@ def test_an_image_goes_to_a_file_a_pipe_and_back_to_files(
     assert (tmp_path / "files" / "d" / "a.txt").read_text() == "second\n"
 
 
+def test_a_drill_compares_what_comes_out_of_an_image(notebook: Notebook, tmp_path: Path) -> None:
+    drilled = json.loads(notebook.well("drill", *FULL, "--all", "--json").out)
+    assert drilled["differences"] == [] and drilled["files"] >= 2
+    assert drilled["bytes"] > 2_000_000
+
+
 def test_a_moment_behind_an_image_goes_to_a_pipe(notebook: Notebook, tmp_path: Path) -> None:
     piped = tmp_path / "piped"
     piped.write_bytes(notebook.well("restore", *FULL, "--device", "-").out)
