@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +22,12 @@ from smsnapd.model import path_text
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
+    from smsnapd.engine.intake.image import ArrivingImage
     from smsnapd.engine.intake.run import Arrivals, ImportOutcome
-    from smsnapd.volume.archive.members import Member
     from smsnapd.volume.archive.opening import Seal
-    from smsnapd.volume.archive.stream import ByteSource, Peekable
+    from smsnapd.volume.archive.stream import ByteSource
+
+    _Arriving = tuple[Arrivals | ArrivingImage, str, str, tuple[str, ...]]
 
 INCOMPLETE = 3
 NAMED_MAX = 20
@@ -88,8 +90,8 @@ def import_(
     `openssl enc`, all of which is found out; it streams by, and nothing is staged. It is an ordinary
     snapshot of the volume that --volume names, by default this machine's. Names that lead out of it are left
     out, as GNU tar would, and are named; exit status 3 says so. One that is cut off, or whose passphrase is
-    wrong, leaves no snapshot. A raw image, packed and sealed or not, becomes a block full; what is no plain
-    file of this machine is unpacked to a sparse one first.
+    wrong, leaves no snapshot. A raw image of an ext4, packed and sealed or not, becomes a block full; of a
+    plain file only what its file system has in use is read.
     """
     session = Session.current()
     if (source is None) != from_tags:
@@ -98,9 +100,9 @@ def import_(
     owners = _owner(session, owner)
     named = source if source is not None else copy_of_tags(session)
     with _arrivals(session, named, seal, owners, sidecar) as (arrivals, label, form, wrapping):
-        if form == "image":
-            plain = None if wrapping or named == "-" or named.startswith(S3) else Path(named).absolute()
-            outcome = _import_image(session, plain, arrivals.read, label)
+        plain = Path(named).absolute()
+        if form == "image" and not wrapping and not named.startswith(S3) and plain.is_file():
+            outcome = _import_image(session, plain, label)
         else:
             outcome = _import(session, arrivals, label, owners)
     _report(session, outcome, label, form, wrapping)
@@ -125,7 +127,7 @@ def _owner(session: Session, text: str | None) -> tuple[int, int]:
 @contextmanager
 def _arrivals(
     session: Session, source: str, seal: Seal | None, owners: tuple[int, int], sidecar: str | None
-) -> Iterator[tuple[Arrivals, str, str, tuple[str, ...]]]:
+) -> Iterator[_Arriving]:
     """What arrives from a source; what to call that, its form and its wrapping."""
     if source.startswith(S3):
         with place_at(session, source) as place:
@@ -151,10 +153,9 @@ def _is_prefix(place: Place) -> bool:
 
 
 @contextmanager
-def _archive(
-    session: Session, source: str, seal: Seal | None
-) -> Iterator[tuple[Arrivals, str, str, tuple[str, ...]]]:
+def _archive(session: Session, source: str, seal: Seal | None) -> Iterator[_Arriving]:
     """A tarball, as `_arrivals`."""
+    from smsnapd.engine.intake.image import ArrivingImage
     from smsnapd.volume.archive.members import TarReader
     from smsnapd.volume.archive.opening import open_content
 
@@ -163,19 +164,9 @@ def _archive(
         content = open_content(file, what, seal)
         with closing(content.source):
             if content.kind == "image":
-                yield _Whole(content.source), label, "image", content.wrapping
+                yield ArrivingImage(content.source, what), label, "image", content.wrapping
             else:
                 yield TarReader(content.source, what), label, "tar", content.wrapping
-
-
-class _Whole:
-    """The bytes of an image, which has no members."""
-
-    def __init__(self, source: Peekable) -> None:
-        self.read = source.read
-
-    def __iter__(self) -> Iterator[Member]:
-        return iter(())
 
 
 @contextmanager
@@ -201,7 +192,9 @@ def _bytes_of(session: Session, source: str) -> Iterator[tuple[ByteSource, str]]
     yield Ahead(FileSource(file, what), "read"), label
 
 
-def _import(session: Session, arrivals: Arrivals, label: str, owners: tuple[int, int]) -> ImportOutcome:
+def _import(
+    session: Session, arrivals: Arrivals | ArrivingImage, label: str, owners: tuple[int, int]
+) -> ImportOutcome:
     from smsnapd.engine.intake.run import ImportRequest, run_import
 
     config = session.config
@@ -218,28 +211,22 @@ def _import(session: Session, arrivals: Arrivals, label: str, owners: tuple[int,
         return run_import(repository, request, arrivals, progress)
 
 
-def _import_image(
-    session: Session, plain: Path | None, read: Callable[[int], bytes], label: str
-) -> ImportOutcome:
-    """A raw image as a block full; what is no plain file of this machine is staged in a sparse one."""
-    from smsnapd.engine.image.intake import ImageIntake, import_image, staged
+def _import_image(session: Session, path: Path, label: str) -> ImportOutcome:
+    """A raw image in a file as a block full: it can be read in any order, and only what is in use."""
+    from smsnapd.engine.image.intake import ImageIntake, import_image
+    from smsnapd.engine.intake.image import check_whole
     from smsnapd.engine.intake.run import ImportOutcome
 
-    with ExitStack() as stack:
-        progress = stack.enter_context(session.progress())
-        if plain is not None and plain.is_file():
-            path = plain
-        else:
-            path = stack.enter_context(staged(read, label, progress))
-        repository = stack.enter_context(session.repository(contents=False))
-        config = session.config
-        request = ImageIntake(
-            path=path,
-            source=label,
-            volume=session.own_volume,
-            level=config.backup.compression_level,
-            grace_s=config.retention.grace.total_seconds(),
-        )
+    check_whole(path, f"import {label}")
+    config = session.config
+    request = ImageIntake(
+        path=path,
+        source=label,
+        volume=session.own_volume,
+        level=config.backup.compression_level,
+        grace_s=config.retention.grace.total_seconds(),
+    )
+    with session.repository(contents=False) as repository, session.progress() as progress:
         return ImportOutcome(import_image(repository, session.settings, request, progress), ())
 
 

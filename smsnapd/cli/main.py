@@ -28,7 +28,7 @@ VERBS = {
     "undelete": ("undelete", "Show what was lost lately; bring it back beside what is there."),
     "restore": ("restore", "Bring back all, or some paths, as of any recovery point."),
     "export": ("export", "Write a snapshot as a tar archive, sealed for openssl, or as plain files."),
-    "import": ("import_", "Take in a tarball, or an `aws s3 sync` copy, as a snapshot."),
+    "import": ("import_", "Take in a tarball, a dd image or an `aws s3 sync` copy as a snapshot."),
     "copy": ("copy", "Copy recovery points to another repository, sealed for its recipients."),
     "check": ("check", "Look for damage in the repository."),
     "drill": ("drill", "Restore a sample, or everything, for a trial; time and compare it."),

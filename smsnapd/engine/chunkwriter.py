@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -24,6 +24,7 @@ class ChunkWriter:
 
     A chunk gets its number before it has contents; two numbers may come to the same chunk: `settled` says
     which. What is in `known` is not stored again. Sealing and hashing let other threads run meanwhile.
+    `before_each` is called before each chunk, which may be long after the one before.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class ChunkWriter:
         self._next = 0
         self.stored_bytes = 0
         self.fresh: list[ChunkRef] = []
+        self.before_each: Callable[[], None] = lambda: None
         on_network = repository.store.url.startswith("s3:")
         count = UPLOADS_AT_ONCE if on_network else len(os.sched_getaffinity(0))
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="seal")
@@ -66,6 +68,7 @@ class ChunkWriter:
 
     def put(self, number: int, content: bytes) -> None:
         """Give a number its contents; waits while as many are under way as may be."""
+        self.before_each()
         name_hash = chunk_hash(self._names_key, content)
         first = self._numbers.setdefault(name_hash, number)
         self._settled[number] = first

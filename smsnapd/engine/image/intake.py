@@ -29,7 +29,7 @@ from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
 from smsnapd.engine.reuse import GRACE_S, check_kept
 from smsnapd.engine.tenure import Tenure
-from smsnapd.errors import DamageError, TargetError, VolumeError
+from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import Completeness, Manifest, ParentRef, Source, Statistics
@@ -44,7 +44,6 @@ from smsnapd.volume.block.device import Device
 from smsnapd.volume.block.ext4 import Geometry
 from smsnapd.volume.block.look import Eyes, Log
 
-_PIECE: Final = 64 * 1024
 _FIRST_INODES: Final = 10
 """Inodes of ext4's own (the kernel's Documentation/filesystems/ext4, "Special inodes")."""
 
@@ -89,29 +88,6 @@ def import_image(
             return _Intake(repository, settings, request, progress, tenure, clock_ns, stack).go()
     finally:
         tenure.release()
-
-
-@contextlib.contextmanager
-def staged(read: Callable[[int], bytes], label: str, progress: Progress) -> Iterator[Path]:
-    """What `read` gives, in a sparse file, for as long as the context: an image is read in no order.
-
-    TargetError if there is no room for it.
-    """
-    with _scratch_directory() as directory:
-        progress.note(f"{label} is unpacked in {directory} first")
-        path = Path(directory) / "image"
-        try:
-            with path.open("xb") as file:
-                while piece := read(_PIECE):
-                    if piece.count(0) == len(piece):
-                        file.seek(len(piece), os.SEEK_CUR)
-                    else:
-                        file.write(piece)
-                file.truncate()
-        except OSError as error:
-            hint = "make room there, or unpack it elsewhere and import the file"
-            raise TargetError(f"write {path}", error.strerror or str(error), hint) from error
-        yield path
 
 
 class _Intake:

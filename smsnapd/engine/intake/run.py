@@ -6,6 +6,7 @@ nothing refers to, and no recovery point.
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import socket
 import time
@@ -20,6 +21,7 @@ from smsnapd.engine.chunkwriter import ChunkWriter
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import Parent
 from smsnapd.engine.intake.contents import Contents
+from smsnapd.engine.intake.image import ArrivingImage
 from smsnapd.engine.intake.recording import OwnerNames, Recorder
 from smsnapd.engine.intake.tree import ArrivingTree
 from smsnapd.engine.progress import Progress
@@ -87,14 +89,14 @@ class ImportOutcome:
 def run_import(
     repository: Repository,
     request: ImportRequest,
-    arrivals: Arrivals,
+    arrivals: Arrivals | ArrivingImage,
     progress: Progress,
     *,
     clock_ns: Callable[[], int] = time.time_ns,
 ) -> ImportOutcome:
-    """Make a full snapshot of what arrives. LockedError if another writer has the volume's lease.
+    """Make a full snapshot of what arrives, of files or of a device.
 
-    If anything raises, there is no snapshot.
+    LockedError if another writer has the volume's lease. If anything raises, there is no snapshot.
     """
     names.check_volume_name(request.volume)
     tenure = Tenure(repository, request.volume)
@@ -127,6 +129,7 @@ class _Import:
         self._head = _head(repository, history)
         known = _reusable(repository, history, tenure)
         self._chunks = ChunkWriter(repository, request.volume, tenure.data_key(), known, request.level)
+        self._chunks.before_each = tenure.keep  # the lease must not end while much is stored
         stack.callback(self._chunks.close)
         request.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._tree = ArrivingTree(request.state_dir, self._implied())
@@ -136,12 +139,15 @@ class _Import:
         self._left_out: list[Issue] = []
         self._unnamed = 0
 
-    def go(self, arrivals: Arrivals) -> ImportOutcome:
+    def go(self, arrivals: Arrivals | ArrivingImage) -> ImportOutcome:
         """Take everything in, and commit."""
         self._progress.phase("import")
-        for member in arrivals:
-            self._take(member, arrivals)
-        self._contents.finish()
+        if isinstance(arrivals, ArrivingImage):
+            self._take_image(arrivals)
+        else:
+            for member in arrivals:
+                self._take(member, arrivals)
+            self._contents.finish()
         self._progress.phase("record")
         catalog = CatalogBuilder(self._repository, self._request.volume, 0)
         recorder = Recorder(self._chunks, catalog, self._owners)
@@ -152,7 +158,7 @@ class _Import:
         self._chunks.finish()
         catalog.finish()
         self._progress.phase("commit")
-        return self._commit(catalog, recorder)
+        return self._commit(catalog, recorder, arrivals if isinstance(arrivals, ArrivingImage) else None)
 
     def _implied(self) -> Entry:
         return Entry(
@@ -163,6 +169,11 @@ class _Import:
             gid=self._request.group,
             mtime_ns=self._started_ns,
         )
+
+    def _take_image(self, arrived: ArrivingImage) -> None:
+        for entry in arrived.pieces(self._chunks, self._started_ns):
+            self._tree.place(entry.name, entry)
+            self._progress.advance(1, entry.size)
 
     # --- members
 
@@ -223,9 +234,21 @@ class _Import:
 
     # --- the commit
 
-    def _commit(self, catalog: CatalogBuilder, recorder: Recorder) -> ImportOutcome:
+    def _commit(
+        self, catalog: CatalogBuilder, recorder: Recorder, arrived: ArrivingImage | None
+    ) -> ImportOutcome:
         left_out = self._all_left_out()
         manifest = self._manifest(catalog, recorder, left_out)
+        if arrived is not None:
+            manifest = dataclasses.replace(
+                manifest,
+                image=arrived.image,
+                consistency="read-only" if arrived.is_clean else "live",
+                # Of the tree in it nothing is known: it was not looked at.
+                statistics=dataclasses.replace(
+                    manifest.statistics, entries=0, files=0, bytes=arrived.data_bytes
+                ),
+            )
         if self._tenure.lasted_s > self._request.grace_s / 2:
             check_kept(
                 self._repository,

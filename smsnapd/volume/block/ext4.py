@@ -6,7 +6,7 @@ import struct
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from smsnapd.errors import VolumeError
 from smsnapd.volume.block.device import Device
@@ -105,7 +105,18 @@ class Geometry:
         return any(_is_power(group, base) for base in (3, 5, 7))
 
 
-def read_geometry(device: Device) -> Geometry | None:
+class Readable(Protocol):
+    """A device, or what begins like one; `size` is in bytes."""
+
+    @property
+    def size(self) -> int:
+        """Its size."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """So many of its bytes."""
+
+
+def read_geometry(device: Readable) -> Geometry | None:
     """What lies on the device if it is an ext2, ext3 or ext4 that this module knows in full, else None."""
     if device.size < 2 * _SUPERBLOCK:
         return None
