@@ -25,6 +25,7 @@ smsnap prune --dry-run          what would go, be listed, and be deleted now
 """
 REPORT = """
 {"dry_run": true or false, "volumes": [{"volume", "removed", "recovery_points",
+ "sparse": {"objects", "bytes"}, "rewritten",
  "marked": true or false, "listed": {"objects", "bytes"},
  "deleted": {"objects", "bytes"},
  "waiting": {"objects", "bytes"}, "waiting_until": time or null,
@@ -32,7 +33,8 @@ REPORT = """
  "uploads_abandoned", "may_delete": true or false,
  "findings": [{"object", "problem"}], "notes": [text],
  "error": null or {"error", "what", "why", "hint", "exit_status"}}]}
-"removed" are recovery points that the policy let go, "recovery_points" those that stay;
+"removed" are recovery points that the policy let go, "recovery_points" those that stay; "sparse" are
+chunks that are small or of little use, with bytes of none, "rewritten" those that were written anew;
 "marked" is false if another writer has the volume's lease: its own prune lists then.
 With --dry-run "removed", "listed" and "deleted" are what would be.
 """
@@ -113,6 +115,11 @@ def _sentence(pruned: VolumePruned, dry_run: bool) -> str:
     parts = [f"{_amount(pruned.deleted)} {would}deleted", f"{_amount(pruned.listed)} {would}listed"]
     if pruned.removed:
         parts.insert(0, f"{pruned.removed:,} recovery points {would}let go, {pruned.points:,} stay")
+    if pruned.rewritten:
+        parts.append(f"{pruned.rewritten:,} chunks written anew")
+    elif pruned.sparse.objects:
+        sparse = f"{pruned.sparse.objects:,} chunks with {size_text(pruned.sparse.bytes)} of no use in them"
+        parts.append(f"{sparse} (with the passphrase they are written anew)")
     if pruned.waiting.objects:
         until = pruned.waiting_until_us
         when = f" until {local_text(until)}" if until is not None else ""
@@ -136,6 +143,8 @@ def _volume_object(pruned: VolumePruned) -> dict[str, Any]:
         "volume": pruned.volume,
         "removed": pruned.removed,
         "recovery_points": pruned.points,
+        "sparse": pruned.sparse._asdict(),
+        "rewritten": pruned.rewritten,
         "marked": pruned.marked,
         "listed": pruned.listed._asdict(),
         "deleted": pruned.deleted._asdict(),

@@ -300,9 +300,21 @@ class History:
         """The shortcuts that end where a recovery point is, by its sequence."""
         found: dict[int, list[ManifestName]] = {name.sequence: [] for name in self.names}
         for name in self.shortcuts:
-            if name.sequence in found and name.begins in self._place_of:
+            if name.sequence in found and name.begins in self._place_of and self._is_as_new(name):
                 found[name.sequence].append(name)
         return found
+
+    def _is_as_new(self, shortcut: ManifestName) -> bool:
+        """Whether nothing of what it stands for was written anew since it was made."""
+        within = (name for name in self.names if shortcut.begins <= name.sequence <= shortcut.sequence)
+        return shortcut.rewrites >= self.rewrites or shortcut.rewrites >= max(
+            name.rewrites for name in within
+        )
+
+    @property
+    def rewrites(self) -> int:
+        """How often what is referred to was written anew; an index of before that names what may go."""
+        return max((name.rewrites for name in self.names), default=0)
 
     @property
     def useful_shortcuts(self) -> list[ManifestName]:

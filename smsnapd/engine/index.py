@@ -31,9 +31,9 @@ class Parent(NamedTuple):
     filesystem: str = ""
 
 
-def head_of(recorded: Recorded, root: bytes, filesystem: str) -> Head:
-    """What the index remembers of a commit."""
-    return Head(recorded.name.snapshot, recorded.name.sequence, recorded.hash, root, filesystem)
+def head_of(recorded: Recorded, root: bytes, filesystem: str, rewrites: int) -> Head:
+    """What the index remembers of a commit; `rewrites` is the history's, as of when the index was made."""
+    return Head(recorded.name.snapshot, recorded.name.sequence, recorded.hash, root, filesystem, rewrites)
 
 
 def parent_of(recorded: Recorded) -> Parent:
@@ -57,7 +57,7 @@ def bring_up(
             state.forget()
         return None
     recorded = history.record(name)
-    expected = head_of(recorded, root, filesystem)
+    expected = head_of(recorded, root, filesystem, history.rewrites)
     if state.head != expected:
         _make_anew(repository, history, state, recorded, expected)
     return parent_of(recorded)

@@ -338,7 +338,8 @@ class SnapshotWriter:
     ) -> None:
         """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
         update.put_chunks({number: table[number] for number in named if number >= table.first_new})
-        head = head_of(committed, self._scanned.root, self._scanned.filesystem)
+        where = self._scanned.root, self._scanned.filesystem
+        head = head_of(committed, *where, self._state.rewrites)
         bare = False if committed.name.kind == "full" else None
         update.commit(head, bare=bare, left_out=self._companion.leaving.saved())
 

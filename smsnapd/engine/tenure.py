@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
+import msgspec
+
 from smsnapd.engine.history import History
 from smsnapd.engine.index import Parent
 from smsnapd.format import names
@@ -144,7 +146,10 @@ class Tenure:
         if head is None:
             return None
         name = head.name
-        is_mirrored = mirrored == Head(name.snapshot, name.sequence, head.hash, root, filesystem)
+        known = Head(name.snapshot, name.sequence, head.hash, root, filesystem)
+        is_mirrored = mirrored is not None and mirrored == msgspec.structs.replace(
+            known, rewrites=mirrored.rewrites
+        )
         return head if is_mirrored else None
 
     def listed(self, history: History) -> None:

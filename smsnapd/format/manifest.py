@@ -284,7 +284,12 @@ def _stands_for_members(manifest: Manifest) -> dict[str, object]:
     if not manifest.name.first:
         return {}
     rows = [{"sequence": row.sequence, "hash": row.manifest_hash.hex()} for row in manifest.stands_for]
-    return {"first": manifest.name.first, "shortcut": manifest.name.is_shortcut, "stands_for": rows}
+    return {
+        "first": manifest.name.first,
+        "rewrites": manifest.name.rewrites,
+        "shortcut": manifest.name.is_shortcut,
+        "stands_for": rows,
+    }
 
 
 def _text(text: str) -> str:
@@ -419,6 +424,8 @@ def _stands_for(members: Members, name: ManifestName) -> tuple[StoodFor, ...]:
         return ()
     if members.integer("first") != name.first or members.truth("shortcut") != name.is_shortcut:
         members.refuse("first", "that of the object's name")
+    if members.integer("rewrites") != name.rewrites:
+        members.refuse("rewrites", "that of the object's name")
     rows = members.objects("stands_for")
     found = tuple(
         StoodFor(row.integer("sequence", name.first, name.sequence), row.hex("hash", 32)) for row in rows

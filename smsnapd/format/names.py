@@ -46,7 +46,7 @@ _TIME_TEXT = re.compile(_TEXT_TIME)
 _IN_VOLUME = re.compile(rf"volumes/{_VOLUME}/.+")
 _MANIFEST = re.compile(
     rf"volumes/{_VOLUME}/manifests/{_NUMBER}-{_NUMBER}-{_NAME_TIME}-(full|incremental)-{_hex(8)}"
-    rf"(?:-{_NUMBER}(-shortcut)?)?"
+    rf"(?:-{_NUMBER}(?:-{_NUMBER})?(-shortcut)?)?"
 )
 _CHUNK = re.compile(rf"volumes/{_VOLUME}/chunks/([0-9a-f]{{2}})/{_hex(32)}-{_hex(16)}")
 _CATALOG = re.compile(rf"volumes/{_VOLUME}/catalogs/{_hex(32)}-{_hex(16)}")
@@ -118,7 +118,8 @@ class ManifestName(NamedTuple):
     """What a manifest's name says. `time_us` is microseconds since the epoch, `snapshot` 16 hex digits.
 
     `first` is 0 but for a manifest that stands for several: for those with the sequences from `first` to
-    `sequence`. A shortcut does so beside them, a replacement in their place.
+    `sequence`. A shortcut does so beside them, a replacement in their place. `rewrites` is not 0 if what it
+    refers to was written anew since the recovery points were made: the higher it is, the later that was.
     """
 
     volume: str
@@ -129,6 +130,7 @@ class ManifestName(NamedTuple):
     snapshot: str
     first: int = 0
     is_shortcut: bool = False
+    rewrites: int = 0
 
     @property
     def begins(self) -> int:
@@ -145,6 +147,7 @@ class ManifestName(NamedTuple):
         numbers = f"{_number(self.sequence)}-{_number(self.generation)}"
         moment = _name_time(self.time_us)
         behind = f"-{_number(self.first)}" if self.first else ""
+        behind += f"-{_number(self.rewrites)}" if self.rewrites else ""
         behind += "-shortcut" if self.is_shortcut else ""
         return f"{manifests_prefix(self.volume)}{numbers}-{moment}-{self.kind}-{self.snapshot}{behind}"
 
@@ -154,14 +157,20 @@ class ManifestName(NamedTuple):
         match = _MANIFEST.fullmatch(name)
         if not match:
             return None
-        volume, sequence, generation, seconds, fraction, kind, snapshot, first, shortcut = match.groups()
+        volume, sequence, generation, seconds, fraction, kind, snapshot, *more = match.groups()
+        first, rewrites, shortcut = more
         time_us = _microseconds(f"{seconds}.{fraction}Z")
         numbers = int(sequence), int(generation)
         begins = int(first or sequence)
-        if time_us is None or 0 in (*numbers, begins) or begins > numbers[0]:
+        if time_us is None or 0 in (*numbers, begins, int(rewrites or 1)) or begins > numbers[0]:
             return None
         form: SnapshotKind = "full" if kind == "full" else "incremental"
-        return cls(volume, *numbers, time_us, form, snapshot, int(first or 0), bool(shortcut))
+        return cls(
+            *(volume, *numbers, time_us, form, snapshot),
+            first=int(first or 0),
+            is_shortcut=bool(shortcut),
+            rewrites=int(rewrites or 0),
+        )
 
 
 class ChunkName(NamedTuple):

@@ -42,13 +42,14 @@ CREATE TABLE link(inode INTEGER, path BLOB, PRIMARY KEY(inode, path)) WITHOUT RO
 
 
 class Head(msgspec.Struct, frozen=True):
-    """The commit that the index mirrors, and the volume it was read from."""
+    """The commit that the index mirrors, as often as it was rewritten, and the volume it was read from."""
 
     snapshot: str
     sequence: int
     manifest_hash: bytes
     root: bytes
     filesystem: str
+    rewrites: int = 0
 
 
 class TreeCounts(NamedTuple):
@@ -163,6 +164,11 @@ class State:
         """The commit that the index mirrors, or None."""
         raw = self._meta("head")
         return None if raw is None else msgspec.msgpack.decode(raw, type=Head)
+
+    @property
+    def rewrites(self) -> int:
+        """How often what it names had been written anew when the index was made."""
+        return self.head.rewrites if self.head else 0
 
     @property
     def newest_seen(self) -> tuple[int, str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ from tests.property.protected import VOLUME
 from tests.property.pruned import Pruned
 
 POLICY = Policy(hourly=1)
+LONG = "SMSNAP_LONG" in os.environ
+
+
+def numbers(count: int, fault: Fault) -> range:
+    """The calls to fail at: each if the process dies there, else every third, unless it may take long."""
+    return range(count) if LONG or fault is Fault.CRASH else range(1, count, 3)
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def test_it_fails_at_every_call(pruned: Pruned, tmp_path: Path, fault: Fault, wh
     counting = FaultyStore(pruned.store)
     done = pruned.prune(counting, policy=POLICY)
     assert (done.removed, done.deleted.objects > 5) == ((4, False) if when == "thins" else (0, True))
-    for number in range(len(counting.calls)):
+    for number in numbers(len(counting.calls), fault):
         before.go_back()
         with suppress(Crash, SmsnapError):
             pruned.prune(FaultyStore(pruned.store, {number: fault}), policy=POLICY)
@@ -99,13 +106,38 @@ def test_it_fails_at_every_call(pruned: Pruned, tmp_path: Path, fault: Fault, wh
     pruned.verify(tmp_path)
 
 
+@pytest.mark.parametrize("fault", [Fault.CRASH, Fault.CRASH_AFTER, Fault.TRANSIENT])
+def test_writing_chunks_anew_fails_at_every_call(pruned: Pruned, tmp_path: Path, fault: Fault) -> None:
+    pruned.prune(policy=POLICY)
+    pruned.sweep_all(policy=POLICY)
+    pruned.forget_gone()
+    before = Moment(pruned, tmp_path)
+    counting = FaultyStore(pruned.store)
+    done = pruned.prune(counting, policy=POLICY, write_key=False)
+    assert done.rewritten >= 2
+    for number in range(list(Fault).index(fault) % 4, len(counting.calls), 1 if LONG else 4):
+        before.go_back()
+        with suppress(Crash, SmsnapError):
+            store = FaultyStore(pruned.store, {number: fault})
+            pruned.prune(store, policy=POLICY, write_key=False)
+        assert pruned.protected.check(store=pruned.store).findings == ()
+        (pruned.root / "stays").chmod(0o600 + number % 64)
+        pruned.backup(full=number % 2 == 0)
+        pruned.sweep_all(policy=POLICY, write_key=False)
+        assert pruned.objects() == pruned.needed(), counting.calls[number]
+        pruned.protected.restore(tmp_path / f"restored-{number}")
+        assert differences(observe(pruned.root), observe(tmp_path / f"restored-{number}")) == []
+    pruned.forget_gone()
+    pruned.verify(tmp_path)
+
+
 @pytest.mark.parametrize("slept_s", [1.0, 20 * 3600.0])
 def test_another_prune_and_a_backup_at_every_call(pruned: Pruned, tmp_path: Path, slept_s: float) -> None:
     """The other lets go of other recovery points, too; and the first one wakes up to that."""
     before = Moment(pruned, tmp_path)
     counting = FaultyStore(pruned.store)
     pruned.prune(counting, policy=POLICY)
-    for number in range(len(counting.calls)):
+    for number in range(int(slept_s > 1), len(counting.calls), 1 if LONG else 3):
         before.go_back()
 
         def meanwhile() -> None:
@@ -161,7 +193,7 @@ def test_prunes_at_every_call_of_a_backup(pruned: Pruned, tmp_path: Path, full: 
         return len(store.calls)
 
     calls = back_up(10**6)
-    for first in range(calls):
+    for first in range(0, calls, 1 if LONG else 2):
         back_up(first)
         if len(left(pruned)) == 0:
             continue

@@ -19,7 +19,9 @@ import pytest
 
 from smsnapd.engine.backup import BackupRequest, run_backup
 from smsnapd.engine.history import History
+from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Silent
+from smsnapd.engine.prune.moving import Live
 from smsnapd.engine.prune.thinning import points_of
 from smsnapd.engine.restore import RestoreRequest, run_restore
 from smsnapd.engine.retention import Policy, kept
@@ -59,6 +61,7 @@ class Year:
     moments: dict[str, Tree] = field(default_factory=dict)
     skew_s: float = 0.0
     number: int = 0
+    touched: set[bytes] = field(default_factory=set)
 
     @property
     def root(self) -> Path:
@@ -70,6 +73,11 @@ class Year:
         place.unlink(missing_ok=True)
         place.write_bytes(content)
         self.tree[path] = content
+        self.touch(path)
+
+    def touch(self, path: str) -> None:
+        """Tell the next run where to look, as a watcher would."""
+        self.touched.add(os.fsencode(path.split("/", maxsplit=1)[0]))
 
     def fresh(self) -> tuple[str, bytes]:
         """A new file. No two have the same size, so that none is taken for another within a tick."""
@@ -94,23 +102,27 @@ class Year:
                 path = self.rng.choice(list(self.tree))
                 (self.root / path).unlink()
                 del self.tree[path]
+                self.touch(path)
         if self.rng.random() < 0.01:
             self.drop_directory()
 
     def drop_directory(self) -> None:
         directory = self.rng.choice(list(self.tree)).split("/")[0]
         shutil.rmtree(self.root / directory)
+        self.touch(directory)
         self.tree = {p: c for p, c in self.tree.items() if not p.startswith(directory + "/")}
 
     def backup(self, store: object = None, *, full: bool = False) -> None:
         """One run; its writer's clock may be wrong by hours."""
         protected = self.pruned.protected
         now_ns = int((self.pruned.now_s + self.skew_s) * 1e9)
-        request = BackupRequest(bytes(self.root), VOLUME, protected.state_dir, full=full)
+        hints = Hints(frozenset((b"",)), frozenset(self.touched))
+        request = BackupRequest(bytes(self.root), VOLUME, protected.state_dir, full=full, hints=hints)
         with protected.repository(store or self.pruned.store, write_key=True) as repository:
             done = run_backup(repository, protected.settings, request, Silent(), clock_ns=lambda: now_ns)
         if done.snapshot is not None:
             self.moments[done.snapshot.id] = dict(self.tree)
+            self.touched.clear()
 
     def history(self, repository: object) -> History:
         return History.load(repository, VOLUME)  # type: ignore[arg-type]
@@ -152,6 +164,17 @@ class Year:
         }
         shutil.rmtree(target)
         assert found == (self.moments[snapshot] if expected is None else expected)
+
+    def live_ratio(self) -> float:
+        """Stored bytes of all chunks by the bytes in them that the recovery points name."""
+        live = Live()
+        with self.pruned.protected.repository() as repository:
+            history = self.history(repository)
+            for name in history.names:
+                tree = SnapshotTree(repository, [history.record(name)])
+                live.add(tree, tree.layer())
+        chunks = self.pruned.store.list(names.chunks_prefix(VOLUME))
+        return sum(info.size for info in chunks) / live.bytes
 
     def ratio(self) -> float:
         """Bytes of all objects of the volume by those of what the recovery points refer to."""
@@ -210,7 +233,9 @@ def test_a_year(year: Year) -> None:
             beside(year)
         else:
             year.prune(write_key=day % 4 != 3)
-        if day > 10:
+        if day % 30 == 0:
+            print(f"day {day}: {len(year.moments)} recovery points", flush=True)
+        if day > 10 and (day % 5 == 0 or is_dense):
             ratios.append(year.ratio())
         if day % 30 == 29:
             for snapshot in rng.sample(list(year.moments), RESTORED_EACH_MONTH):
@@ -226,6 +251,12 @@ def test_a_year(year: Year) -> None:
     pruned.passes(73)
     year.prune(write_key=True)
     assert year.ratio() <= 1.01
+    before = year.live_ratio()
+    year.prune(write_key=False)
+    pruned.passes(73)
+    year.prune(write_key=False)
+    print(f"stored chunks by live extents {before:.3f}, with the identity {year.live_ratio():.3f}")
+    assert year.live_ratio() <= 1.3 and year.ratio() <= 1.05
     assert pruned.protected.check(store=pruned.store).findings == ()
     for snapshot in year.moments:
         year.lists(snapshot)

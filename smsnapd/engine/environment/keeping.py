@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from smsnapd.engine.environment.report import Report, decode_report
 from smsnapd.engine.history import History, SnapshotSummary, summarise
+from smsnapd.engine.storedchunk import put_chunk
 from smsnapd.engine.tree import chunk_names_keys
 from smsnapd.errors import UsageError
-from smsnapd.format import names
-from smsnapd.format.codec import Context, ObjectType, chunk_hash, seal, stored_hash
 from smsnapd.format.keys import DataKey
 from smsnapd.model import BLOCK, ChunkRef
 from smsnapd.repository import Repository
@@ -20,12 +19,7 @@ LEVEL = 9
 def put_report(repository: Repository, volume: str, data_key: DataKey, report: bytes) -> ChunkRef:
     """Store a report as a chunk; the data key's object must be there. The write key suffices."""
     content = report + bytes(-len(report) % BLOCK)
-    name_hash = chunk_hash(repository.volume_keys(volume).chunk_names, content)
-    name = names.chunk_name(volume, name_hash, data_key.id)
-    context = Context(repository.id, volume, name)
-    sealed = seal(ObjectType.CHUNK, data_key.secret, data_key.id, context, content, level=LEVEL)
-    repository.store.put(name, sealed)
-    return ChunkRef(name_hash, data_key.id, len(content), len(sealed), stored_hash(sealed))
+    return put_chunk(repository, volume, data_key, content, level=LEVEL)
 
 
 def newest_report(

@@ -276,7 +276,8 @@ class _ImageRun:
             manifest = with_report(manifest, self._repository, self._tenure, self._companion)
             self._look_again(table, catalog, manifest)
             recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
-            update.commit(head_of(recorded, self._tree.root, self._mount.filesystem_uuid), bare=True)
+            where = self._tree.root, self._mount.filesystem_uuid
+            update.commit(head_of(recorded, *where, self._state.rewrites), bare=True)
         return recorded
 
     def _look_again(self, table: ChunkTable, catalog: CatalogBuilder, manifest: Manifest) -> None:

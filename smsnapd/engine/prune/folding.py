@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from smsnapd import __version__
+from smsnapd.engine.prune.moving import Moved
 from smsnapd.engine.prune.thinning import Fold
 from smsnapd.engine.recording import Attachments, CatalogBuilder
 from smsnapd.engine.tree import SnapshotTree
@@ -90,27 +91,37 @@ class Folder:
         self._signer = signer
         self._fixed = {head.manifest_hash for item in repository.roster.revoked for head in item.heads}
 
-    def name_of(self, fold: Fold, *, is_shortcut: bool = False) -> ManifestName:
+    def name_of(self, fold: Fold, *, is_shortcut: bool = False, rewrites: int = 0) -> ManifestName:
         """The name of the manifest that stands for all of a fold."""
+        rewrites = max(rewrites, *(name.rewrites for name in fold.names))
         begins, ends = fold.names[0].begins, fold.last.sequence
         highest = max(name.generation for name in self._present if begins <= name.sequence <= ends)
         return fold.last._replace(
-            generation=highest + 1, kind=fold.kind, first=begins, is_shortcut=is_shortcut
+            generation=highest + 1,
+            kind=fold.kind,
+            first=begins,
+            is_shortcut=is_shortcut,
+            rewrites=rewrites,
         )
 
-    def write(self, fold: Fold, shortcut: list[Recorded] | None = None) -> Encoded:
+    def write(
+        self, fold: Fold, shortcut: list[Recorded] | None = None, moved: Moved | None = None
+    ) -> Encoded:
         """Store the catalog of a fold, and make the manifest, which is not put. DamageError if it cannot.
 
-        One that is to be a `shortcut` is made of these, which do the same as what is folded.
+        One that is to be a `shortcut` is made of these, which do the same as what is folded. With `moved`
+        what lies in some chunks lies in others then.
         """
-        name = self.name_of(fold, is_shortcut=shortcut is not None)
+        rewrites = moved.rewrites if moved else 0
+        name = self.name_of(fold, is_shortcut=shortcut is not None, rewrites=rewrites)
         tree = self._tree(fold) if shortcut is None else SnapshotTree(self._repository, shortcut)
+        listings = tree.merged() if moved is None else moved.applied(tree)
         rows = Rows(tree.chunks)
         builder = CatalogBuilder(
             self._repository, self._volume, ATTACH_BYTES, write_key=self._signer, rows=rows
         )
         counts = _Counts()
-        for listing in tree.merged():
+        for listing in listings:
             builder.add(listing)
             counts = counts.plus(listing)
         builder.finish()

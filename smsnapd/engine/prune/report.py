@@ -46,6 +46,8 @@ class PruneRequest:
 class VolumePruned:
     """What came of one volume.
 
+    `sparse` are chunks that are mostly dead, or small, with the bytes in them that no recovery point names;
+    `rewritten` says how many of them were written anew, which takes the identity.
     `removed` are recovery points that the policy let go now, `points` those that there are still.
     `listed` are objects that were put on a list now, `deleted` what is gone, `waiting` all that is on a list
     still, the first of it until `waiting_until_us` (by the store's clock; None if none is); `kept` how many
@@ -60,6 +62,8 @@ class VolumePruned:
     volume: str
     removed: int = 0
     points: int = 0
+    sparse: Amount = NOTHING
+    rewritten: int = 0
     listed: Amount = NOTHING
     deleted: Amount = NOTHING
     waiting: Amount = NOTHING

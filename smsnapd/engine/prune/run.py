@@ -141,7 +141,13 @@ class _Prune:
         after = thinner.suppose() if self._request.dry_run else thinner.thin()
         self._notes += thinner.notes
         refused = (*self._done.refused, *thinner.refused)
-        self._done = replace(self._done, removed=len(thinner.removed), refused=refused)
+        self._done = replace(
+            self._done,
+            removed=len(thinner.removed),
+            sparse=thinner.sparse,
+            rewritten=thinner.rewritten,
+            refused=refused,
+        )
         return after
 
     @contextmanager

@@ -13,7 +13,8 @@ from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.prune.folding import Folder, Known
 from smsnapd.engine.prune.references import References
-from smsnapd.engine.prune.report import PruneRequest
+from smsnapd.engine.prune.report import Amount, PruneRequest
+from smsnapd.engine.prune.rewriting import Rewriter
 from smsnapd.engine.prune.thinning import Fold, plan_folds, points_of
 from smsnapd.engine.retention import kept
 from smsnapd.errors import DamageError, ObjectExistsError
@@ -40,7 +41,8 @@ def listed_strictly(repository: Repository, volume: str) -> History:
 class Thinner:
     """One volume's thinning, of a history whose manifests were all read.
 
-    `removed` are those whose recovery points went; `notes` and `refused` as those of the report.
+    `removed` are those whose recovery points went; `sparse`, `rewritten`, `notes` and `refused` as those of
+    the report.
     """
 
     def __init__(
@@ -59,16 +61,18 @@ class Thinner:
         self._request = request
         self._progress = progress
         self._began_s = began_s
-        self._folder = Folder(
-            repository,
-            history.volume,
-            self._known,
-            {*history.names, *history.fenced, *history.replaced, *history.shortcuts},
-            signer_for(repository, references.head_writer),
-        )
+        self._folder = self._new_folder()
+        self.sparse = Amount()
+        self.rewritten = 0
         self.removed: list[ManifestName] = []
         self.notes: list[str] = []
         self.refused: list[tuple[str, str]] = []
+
+    def _new_folder(self) -> Folder:
+        history = self._history
+        present = {*history.names, *history.fenced, *history.replaced, *history.shortcuts}
+        signer = signer_for(self._repository, self._references.head_writer)
+        return Folder(self._repository, history.volume, self._known, present, signer)
 
     def _known(self, name: ManifestName) -> Known:
         seen = self._references.seen[name]
@@ -89,11 +93,29 @@ class Thinner:
                 break
             self._fold(fold)
             self._progress.advance(files=1)
-        if not self.removed:
-            return self._history
-        history = listed_strictly(self._repository, self._history.volume)
-        self._references.read(history.names, lambda: None)
-        return history
+        if self.removed:
+            self._list_again()
+        self._rewrite()
+        return self._history
+
+    def _list_again(self) -> None:
+        self._history = listed_strictly(self._repository, self._history.volume)
+        self._references.read(self._history.names, lambda: None)
+        self._folder = self._new_folder()
+
+    def _rewrite(self) -> None:
+        """With the identity write mostly dead and small chunks anew; without it see which they are."""
+        rewriter = Rewriter(self._repository, self._history, self._folder, self._progress, self._in_time)
+        try:
+            rewriter.look()
+            self.sparse = Amount(len(rewriter.chosen), rewriter.dead_bytes)
+            if self._repository.identity is not None and rewriter.chosen:
+                self.rewritten = rewriter.rewrite()
+                self._list_again()
+        except DamageError as error:
+            self.refused.append(
+                (self._history.volume, f"no chunk was written anew: {error.what}: {error.why}")
+            )
 
     def _in_time(self) -> bool:
         """Whether what was listed is recent enough to build upon: nothing of it can have been deleted yet."""

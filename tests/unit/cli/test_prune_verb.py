@@ -47,6 +47,8 @@ def test_from_the_listing_to_the_end(littered: Any, tmp_path: Path, monkeypatch:
         "volume": "nb",
         "removed": 0,
         "recovery_points": 1,
+        "sparse": {"objects": 0, "bytes": 0},
+        "rewritten": 0,
         "marked": True,
         "listed": {"objects": 0, "bytes": 0},
         "deleted": {"objects": 1, "bytes": 5000},

@@ -13,7 +13,9 @@ import pytest
 
 import smsnapd.recover as recover_script
 from smsnapd.engine.history import History
+from smsnapd.engine.prune.moving import Live
 from smsnapd.engine.retention import Policy
+from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.format import names
 from smsnapd.format.keys import parse_write_key
@@ -21,6 +23,7 @@ from smsnapd.format.manifest import StoodFor, encode_manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.repository.keyring import Keyring
 from smsnapd.repository.tags import Tagged, put_tag
+from tests.fault.faulty import Call, FaultyStore
 from tests.property.observed import differences, observe
 from tests.property.protected import TAR, VOLUME
 from tests.property.pruned import Pruned
@@ -48,6 +51,7 @@ def edits(root: Path, number: int) -> None:
         place.mkdir()
         (place / f"in-{number}").write_bytes(b"inside")
     else:
+        place.mkdir(exist_ok=True)
         (place / f"too-{number}").write_bytes(b"inside too")
     if number % 4 == 0:
         (root / f"link-{number}").hardlink_to(root / "always")
@@ -280,4 +284,103 @@ def test_what_was_thinned_outlives_the_key_that_signed_it_and_nothing_else_of_th
     grow(pruned, 3)
     pruned.thin(NEWEST, write_key=False)
     pruned.sweep_all(write_key=False)
+    pruned.verify(tmp_path)
+
+
+# --- chunks written anew
+
+
+def scatter(pruned: Pruned, count: int, *, keep: int) -> None:
+    """Many files in one chunk, of which few stay."""
+    for number in range(count):
+        (pruned.root / f"many-{number:03}").write_bytes(os.urandom(9000))
+    pruned.backup(attach=False)
+    for number in range(count):
+        if number % keep:
+            (pruned.root / f"many-{number:03}").unlink()
+    pruned.backup(attach=False)
+
+
+def stored_chunks(pruned: Pruned) -> int:
+    return sum(info.size for info in pruned.store.list(names.chunks_prefix(VOLUME)))
+
+
+def live_bytes(pruned: Pruned) -> int:
+    """What the recovery points name, of the contents of chunks."""
+    live = Live()
+    with pruned.protected.repository() as repository:
+        history = History.load(repository, VOLUME)
+        for name in history.names:
+            tree = SnapshotTree(repository, [history.record(name)])
+            live.add(tree, tree.layer())
+    return live.bytes
+
+
+def test_mostly_dead_chunks_are_written_anew_with_the_identity_alone(pruned: Pruned, tmp_path: Path) -> None:
+    scatter(pruned, 100, keep=10)
+    grow(pruned, 3, attach=False)
+    done = pruned.thin(NEWEST)
+    pruned.sweep_all()
+    assert done.sparse.objects >= 1 and done.sparse.bytes > 700_000 and done.rewritten == 0
+    assert stored_chunks(pruned) > 5 * live_bytes(pruned)
+    rewritten = pruned.thin(NEWEST, write_key=False).rewritten
+    assert rewritten == done.sparse.objects
+    pruned.verify(tmp_path)
+    pruned.sweep_all(write_key=False)
+    assert stored_chunks(pruned) < 1.3 * live_bytes(pruned)
+    assert pruned.objects() == pruned.needed()
+    pruned.verify(tmp_path)
+    again = pruned.thin(NEWEST, write_key=False)
+    assert (again.rewritten, again.sparse.objects) == (0, 0)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+def test_an_index_of_before_is_made_anew(pruned: Pruned, tmp_path: Path, swept: bool) -> None:
+    """It names chunks that are of no use any more, and are gone after a while."""
+    scatter(pruned, 60, keep=6)
+    grow(pruned, 2, attach=False)
+    pruned.thin(NEWEST)
+    pruned.thin(NEWEST, write_key=False)
+    if swept:
+        pruned.sweep_all(write_key=False)
+    (pruned.root / "many-000").rename(pruned.root / "renamed")
+    pruned.backup()
+    (pruned.root / "many-006").chmod(0o600)
+    pruned.backup(full=True)
+    pruned.sweep_all()
+    assert pruned.objects() == pruned.needed()
+    pruned.verify(tmp_path)
+
+
+def test_a_writer_at_work_meanwhile_refers_to_what_it_knew(pruned: Pruned, tmp_path: Path) -> None:
+    scatter(pruned, 60, keep=6)
+    grow(pruned, 2, attach=False)
+    pruned.thin(NEWEST)
+    (pruned.root / "many-000").rename(pruned.root / "renamed")
+
+    def plan(call: Call) -> None:
+        if call.method == "put" and "/manifests/" in call.name:
+            pruned.thin(NEWEST, write_key=False)
+
+    assert pruned.backup(store=FaultyStore(pruned.store, plan), full=True)
+    pruned.verify(tmp_path)
+    pruned.sweep_all()
+    pruned.verify(tmp_path)
+    pruned.backup(full=True)
+    pruned.sweep_all()
+    assert pruned.objects() == pruned.needed()
+    pruned.verify(tmp_path)
+
+
+def test_small_chunks_are_gathered(pruned: Pruned, tmp_path: Path) -> None:
+    for number in range(12):
+        (pruned.root / f"small-{number}").write_bytes(os.urandom(3000))
+        pruned.backup()
+    pruned.thin(NEWEST)
+    pruned.sweep_all()
+    before = len(list(pruned.store.list(names.chunks_prefix(VOLUME))))
+    assert before >= 10
+    assert pruned.thin(NEWEST, write_key=False).rewritten == before - 1  # all but the newest
+    pruned.sweep_all(write_key=False)
+    assert len(list(pruned.store.list(names.chunks_prefix(VOLUME)))) <= 2
     pruned.verify(tmp_path)
