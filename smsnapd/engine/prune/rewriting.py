@@ -105,7 +105,7 @@ class Rewriter:
 
     def _opened(self, key: ChunkKey) -> bytes:
         repository, volume, ref = self._repository, self._history.volume, self.live.refs[key]
-        keys = {ref.key_id: repository.data_key(volume, ref.key_id).secret}
+        keys = {ref.key_id: bytes(repository.data_key(volume, ref.key_id).secret)}
         fetcher = Fetcher(repository.store, volume)
         return ChunkOpener(fetcher, repository.id, volume, keys, chunk_names_keys(repository, volume)).open(
             ref

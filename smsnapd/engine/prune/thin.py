@@ -95,7 +95,8 @@ class Thinner:
             self._progress.advance(files=1)
         if self.removed:
             self._list_again()
-        self._rewrite()
+        if not self.refused:
+            self._rewrite()
         return self._history
 
     def _list_again(self) -> None:
