@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.e2e.daemon import Daemon
+from tests.e2e.daemon import Daemon, eventually
 from tests.e2e.transcript import Notebook
 from tests.fault.proxy import FaultProxy, Request
 from tests.servers import ACCESS_KEY, SECRET_KEY, seaweedfs
@@ -154,6 +154,7 @@ class Bench:
         with self._daemon() as daemon:
             self.edit()
             self._through(daemon)  # the first delta of a day brings a data key
+            eventually(lambda: daemon.status()["repository"]["counted"], "the daily count of what is stored")
             self.measure("unchanged", "smsnapd", lambda: self._through(daemon))
             self.edit()
             self.measure("one file changed", "smsnapd", lambda: self._through(daemon))

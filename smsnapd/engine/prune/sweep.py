@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -103,12 +104,11 @@ class Sweep:
 
     def _delete_one(self, doomed: Doomed) -> bool:
         """Delete an object; False if the store keeps it, or would keep its bytes."""
-        try:
+        with suppress(ObjectMissingError):  # what deletes it anyway tells whether it is so
             if self._store.locked_until(doomed[0]) > self._now_s:
                 return False
+        try:
             self._store.delete(doomed[0])
         except KeptError:
             return False
-        except ObjectMissingError:
-            return True
         return True
