@@ -24,6 +24,7 @@ from typing import Final
 from blake3 import blake3
 
 from smsnapd.engine.history import History
+from smsnapd.engine.imagenote import ImageNote
 from smsnapd.engine.placed import Placed
 from smsnapd.engine.reading import Contents, StoredFile
 from smsnapd.engine.tree import SnapshotTree
@@ -32,7 +33,7 @@ from smsnapd.errors import DamageError, StoreError
 from smsnapd.format.names import ManifestName
 from smsnapd.model import FORMATS, Entry, Kind, Xattr, data_bytes
 from smsnapd.repository import Repository
-from smsnapd.volume.fuse.tree import Attributes, Name
+from smsnapd.volume.fuse.tree import Attributes, Name, OpenFile, ReadOnlyTree
 
 LATEST: Final = b"latest"
 HELD_TREES: Final = 4
@@ -68,60 +69,91 @@ class ShownHistory:
 
     def attributes(self, path: bytes) -> Attributes:
         """As `ReadOnlyTree`."""
-        name, _, below = path.partition(b"/")
-        if not name:
+        if not path:
             return Attributes(stat.S_IFDIR | 0o755, mtime_ns=self._points.newest_ns, inode=1, links=2)
         if path == LATEST:
             return Attributes(stat.S_IFLNK | 0o777, len(self._points.latest), inode=2)
-        point = self._points.find(name)
-        if not below:
-            return _attributes(point, Placed(self._points.root(point)))
-        return _attributes(point, self._placed(point, below))
+        shown, below = self._at(path)
+        return shown.attributes(below)
 
     def names(self, path: bytes) -> Iterable[Name]:
         """As `ReadOnlyTree`."""
-        name, _, below = path.partition(b"/")
-        if not name:
-            return [
-                Name(LATEST, stat.S_IFLNK, 2),
-                *(Name(name, stat.S_IFDIR) for name in self._points.names()),
-            ]
-        point = self._points.find(name)
-        with self._trees.use(point) as tree:
-            entries = tree.entries(below)
-        return [Name(entry.name, FORMATS[Kind(entry.kind)]) for entry in entries]
+        if not path:
+            points = (Name(name, stat.S_IFDIR) for name in self._points.names())
+            return [Name(LATEST, stat.S_IFLNK, 2), *points]
+        shown, below = self._at(path)
+        return shown.names(below)
 
     def read_link(self, path: bytes) -> bytes:
         """As `ReadOnlyTree`."""
         if path == LATEST:
             return self._points.latest
-        entry = self._placed_at(path).entry
+        shown, below = self._at(path)
+        return shown.read_link(below)
+
+    def open(self, path: bytes) -> OpenFile:
+        """As `ReadOnlyTree`."""
+        shown, below = self._at(path)
+        return shown.open(below)
+
+    def xattrs(self, path: bytes) -> Sequence[Xattr]:
+        """As `ReadOnlyTree`."""
+        if path in (b"", LATEST):
+            return ()
+        shown, below = self._at(path)
+        return shown.xattrs(below)
+
+    def _at(self, path: bytes) -> tuple[ReadOnlyTree, bytes]:
+        """The file system of one recovery point, and the path in it."""
+        name, _, below = path.partition(b"/")
+        point = self._points.find(name)
+        if self._points.is_of_image(point):
+            return ImageNote(point), below
+        return _ShownPoint(point, self._points, self._trees, self._contents, self._reading), below
+
+
+class _ShownPoint:
+    """The tree of one recovery point."""
+
+    def __init__(
+        self,
+        point: ManifestName,
+        points: _Points,
+        trees: _Trees,
+        contents: Contents,
+        reading: threading.Lock,
+    ) -> None:
+        self._point = point
+        self._points = points
+        self._trees = trees
+        self._contents = contents
+        self._reading = reading
+
+    def attributes(self, path: bytes) -> Attributes:
+        return _attributes(self._point, self._placed(path))
+
+    def names(self, path: bytes) -> Iterable[Name]:
+        with self._trees.use(self._point) as tree:
+            entries = tree.entries(path)
+        return [Name(entry.name, FORMATS[Kind(entry.kind)]) for entry in entries]
+
+    def read_link(self, path: bytes) -> bytes:
+        entry = self._placed(path).entry
         if entry.kind != Kind.SYMLINK:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return entry.target
 
-    def open(self, path: bytes) -> ShownFile:
-        """As `ReadOnlyTree`."""
-        return ShownFile(self._contents, self._placed_at(path), self._reading)
+    def open(self, path: bytes) -> OpenFile:
+        return ShownFile(self._contents, self._placed(path), self._reading)
 
     def xattrs(self, path: bytes) -> Sequence[Xattr]:
-        """As `ReadOnlyTree`."""
-        name, _, below = path.partition(b"/")
-        if path in (b"", LATEST):
-            return ()
-        return (
-            self._points.root(self._points.find(name)).xattrs
-            if not below
-            else self._placed_at(path).entry.xattrs
-        )
+        return self._placed(path).entry.xattrs
 
-    def _placed_at(self, path: bytes) -> Placed:
-        name, _, below = path.partition(b"/")
-        return self._placed(self._points.find(name), below)
-
-    def _placed(self, point: ManifestName, below: bytes) -> Placed:
-        with self._trees.use(point) as tree:
-            found = tree.find(below)
+    def _placed(self, path: bytes) -> Placed:
+        if not path:
+            return Placed(self._points.root(self._point))
+        with self._trees.use(self._point) as tree:
+            found = tree.find(path)
         if found is None:
             raise _no_such_name()
         return found
@@ -153,6 +185,7 @@ class _Points:
         self._clock = clock
         self._lock = threading.RLock()
         self._roots: dict[ManifestName, Entry] = {}
+        self._of_image: dict[ManifestName, bool] = {}
         self._list()
 
     def _list(self) -> None:
@@ -197,9 +230,20 @@ class _Points:
                 raise _no_such_name()
             return SnapshotTree(self._repository, self._history.chain(point.snapshot))
 
+    def is_of_image(self, point: ManifestName) -> bool:
+        """Whether its chain begins with a block image."""
+        with self._lock:
+            if point not in self._of_image:
+                before = [name for name in self._history.names if name <= point and name.kind == "full"]
+                image = self._history.record(before[-1]).manifest.image if before else None
+                self._of_image[point] = image is not None
+            return self._of_image[point]
+
     def root(self, point: ManifestName) -> Entry:
         """The root of a point's tree, from the newest catalog up to it that has one; nothing is folded."""
         with self._lock:
+            if point in self._roots:
+                return self._roots[point]
             passed: list[ManifestName] = []
             for name in reversed([name for name in self._history.names if name <= point]):
                 found = self._roots.get(name) or self._own_root(name)

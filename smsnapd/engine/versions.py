@@ -163,6 +163,8 @@ def visit_layers(
             if name == since:
                 visit(_whole(repository, history.chain(name.snapshot)))
             else:
+                if unread and previous is None and name.kind != "full":
+                    raise unread[-1].error  # what it follows from
                 visit(_layer(repository, previous, recorded))
             previous = recorded
         except (DamageError, UsageError) as error:
@@ -183,7 +185,7 @@ def _layer(repository: Repository, previous: Recorded | None, recorded: Recorded
     if not is_whole:
         if previous is None:
             what = f"read {recorded.name.object_name()}"
-            raise DamageError(what, "the recovery point before it could not be read")
+            raise DamageError(what, "the full that it follows from is missing")
         check_link(previous, recorded)
     tree = SnapshotTree(repository, [recorded])
     # The catalog of an image holds its pieces; `listings` says so.

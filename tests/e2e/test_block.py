@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.daemon import SCHEDULE, Daemon, eventually
-from tests.e2e.transcript import Notebook
+from tests.e2e.transcript import Notebook, one_line
 from tests.unit.engine.images import make_ext4, mounted
 from tests.unit.volume.ext4 import watched_over
 
@@ -52,6 +53,31 @@ def test_the_command_line_makes_an_image_and_goes_on_with_files(notebook: Notebo
     modes = ["block", "tar", "block", "tar"]
     assert kinds(notebook) == list(zip(["full", "incremental", "full", "full"], modes, strict=True))
     assert notebook.well("check", "--read-data", "--json").json["ok"]
+
+
+def test_who_looks_back_is_told_what_to_do_with_images(notebook: Notebook) -> None:
+    """A tree of files, an image, and what follows that."""
+    notebook.well("backup", "--mode", "tar")
+    image = notebook.well("backup", "--full", "--json").json["id"]
+    (notebook.volume / "a.txt").write_text("second\n")
+    notebook.well("backup")
+    found = notebook.say("find", "a.txt", "--json")
+    assert (found.status, [item["path"] for item in found.json]) == (3, ["a.txt"])
+    assert "smsnap ls" in found.err and "2 recovery points could not be searched" in found.err
+    one_line(notebook.say("diff", image, "latest"), 2, "block image", "restore")
+    one_line(notebook.say("undelete"), 2, "block image", "restore")
+    one_line(notebook.say("drill"), 2, "block image", "restore")
+    place = notebook.place / "history"
+    place.mkdir()
+    assert notebook.say_alone("mount", "--background", "history").status == 0
+    try:
+        first, second, third = sorted(name for name in os.listdir(place) if name != "latest")
+        assert (place / first / "a.txt").read_text() == "first\n"
+        for point in (second, third):
+            assert os.listdir(place / point) == ["THIS-IS-A-BLOCK-IMAGE"]
+        assert image in (place / second / "THIS-IS-A-BLOCK-IMAGE").read_text()
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_the_daemon_takes_images_and_what_changed_in_between(notebook: Notebook) -> None:
