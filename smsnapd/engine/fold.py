@@ -107,6 +107,25 @@ def checked(listings: Iterable[Listing]) -> Iterator[Listing]:
         raise DamageError(_READ, "it has no entries")
 
 
+def without_lost_aliases(listings: Iterable[Listing]) -> Iterator[Listing]:
+    """`listings`, but for further names of files that no first name before them is of.
+
+    A live image may hold a name that was taken away while it was read. When the names of a file change, all
+    of them are recorded again: so one that was left behind as another's is one that is gone.
+    """
+    first_names: dict[bytes, int] = {}
+    for listing in listings:
+        lost: set[bytes] = set()
+        for entry in [entry for entry in listing.entries if entry.links > 1 or entry.flags & _ALIAS]:
+            if not entry.flags & _ALIAS:
+                first_names[join_path(listing.directory, entry.name)] = entry.inode
+            elif first_names.get(entry.target) != entry.inode:
+                lost.add(entry.name)
+        kept = [entry for entry in listing.entries if entry.name not in lost] if lost else listing.entries
+        if kept:
+            yield Listing(listing.directory, kept)
+
+
 def find_entry(listings: Iterable[Listing], path: bytes) -> Entry | None:
     """The entry of `path` in a stream in catalog order, None if there is none. Reads no further."""
     directory, _, name = path.rpartition(b"/")

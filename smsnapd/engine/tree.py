@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 
-from smsnapd.engine.fold import checked, fold, merge
+from smsnapd.engine.fold import checked, fold, merge, without_lost_aliases
 from smsnapd.engine.image.listing import image_listings
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.catalog import Order, decode_segment
@@ -74,7 +74,9 @@ class SnapshotTree:
         if len(self._chain) == 1:
             return checked(self._lowest())
         above = (self._layer(number) for number in range(1, len(self._chain)))
-        return checked(fold([self._lowest(), *above]))
+        folded = fold([self._lowest(), *above])
+        is_live_image = self.image is not None and self.base.consistency == "live"
+        return checked(without_lost_aliases(folded) if is_live_image else folded)
 
     def with_image_at(self, root: bytes) -> SnapshotTree:
         """The same, the image that the chain begins with being mounted at `root`."""

@@ -32,6 +32,7 @@ class Names:
         self._places = array("q")
         self._mended: dict[bytes, list[Entry]] = {}
         self._replaced: set[bytes] = set()
+        self._fresh: set[bytes] = set()
         self.report = ScanReport()
 
     def close(self) -> None:
@@ -82,6 +83,30 @@ class Names:
             for listing in self._known(inode):
                 self._look_again(listing, report, beat)
         self.report.unreadable += report.unreadable
+
+    def add(self, moved: Iterable[int]) -> None:
+        """Look again, in a volume in use, at the directories with these inode numbers and at new ones.
+
+        What is gone stays: it may be in the image. What was there before stays as it was seen first.
+        """
+        self._tree.forget()
+        report = ScanReport()
+        for listing in [listing for inode in moved for listing in self._known(inode)]:
+            known = _directories(listing.entries)
+            self._join(listing, list_directory(self._tree, self._excludes, report, listing.directory).entries)
+            for name in _directories(self._mended[listing.directory]).keys() - known.keys():
+                self._fresh.add(join_path(listing.directory, name))
+        for path in sorted(self._fresh):
+            for listing in scan(self._tree, self._excludes, report, path):
+                self._join(Listing(listing.directory, []), listing.entries)
+        self.report.unreadable += report.unreadable
+
+    def _join(self, before: Listing, now: list[Entry]) -> None:
+        known = {entry.name: entry for entry in self._mended.get(before.directory, before.entries)}
+        for entry in now:
+            if entry.name not in known or known[entry.name].kind != entry.kind:
+                known[entry.name] = entry
+        self._mended[before.directory] = sorted(known.values(), key=lambda entry: entry.name)
 
     def _known(self, inode: int) -> Iterator[Listing]:
         row = bisect_left(self._inodes, inode)

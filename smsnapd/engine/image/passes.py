@@ -76,12 +76,25 @@ class Passes:
         self.eyes.close()
 
     def live(self) -> Moment:
-        """One pass over a volume in use; the moment is that of the start."""
+        """Passes over a volume in use, the last one quick if it can be; the moment is that of the start.
+
+        What changed since then is in the image or is not: deltas have all that is not older than the start.
+        So the names are all that were seen, lest one stays that was taken away meanwhile.
+        """
         started_ns = self._clock_ns()
-        syncfs(self._tree.open_directory(b""))
-        self._names.scan()
-        look = self.eyes.look(started_ns, Log.KEPT)
-        self._store(look, look.suspects)
+        moved: set[int] = set()
+        for number in range(PASSES):
+            began_s = time.monotonic()
+            syncfs(self._tree.open_directory(b""))
+            look = self.eyes.look(started_ns, Log.KEPT)
+            moved |= look.directories
+            if not number:
+                self._names.scan()
+            self._names.add(sorted(moved))
+            self._store(look, look.suspects)
+            if number and time.monotonic() - began_s < QUICK_S:
+                break
+        self._names.add(sorted(moved))
         return Moment(started_ns, 0.0)
 
     def still(self, *, read_only: bool) -> Moment:

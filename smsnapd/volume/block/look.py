@@ -92,6 +92,8 @@ class Eyes:
             mark_allocated(sight.geometry, sight.groups, self._device, self._allocated)
             sight.treat(log, self._allocated)
             is_first = before is None
+            if log is Log.KEPT:
+                suspects += sight.journal()
             suspects += self._moved(sight, self._tables, since_ns, directories, is_first=is_first)
         if before is None:
             suspects = [Range(0, self._device.size)]
@@ -150,12 +152,12 @@ class _Sight:
         hidden = set(range(1, self.geometry.first_inode)) - {_RESIZE_INODE, self.geometry.journal_inode}
         for inode in self._inodes(sorted(hidden | set(self.geometry.hidden_inodes))):
             yield from self.finder.all(inode)
-        for span in self._journal()[:1]:
+        for span in self.journal()[:1]:
             yield Range(span.start, span.start + self.geometry.block)
 
     def treat(self, log: Log, allocated: Masks) -> None:
         """Take the journal out, but for its first block, or not."""
-        journal = self._journal()
+        journal = self.journal()
         if not journal or log is Log.KEPT or (log is Log.BY_ITS_STATE and not self._is_empty(journal[0])):
             return
         for span in journal:
@@ -167,7 +169,7 @@ class _Sight:
         start = self._device.read(journal.start + _START_IN_LOG, 4)
         return not self.geometry.needs_recovery and not any(start)
 
-    def _journal(self) -> list[Range]:
+    def journal(self) -> list[Range]:
         """The journal's contents, in order; none if it has none, or another device has it."""
         inodes = self._inodes([self.geometry.journal_inode])
         return [span for inode in inodes for span in self.finder.content(inode)]

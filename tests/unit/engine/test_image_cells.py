@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from smsnapd.engine.fold import without_lost_aliases
 from smsnapd.engine.image.cellmap import CellMap, fill
 from smsnapd.format.catalog import decode_segment, encode_segment
 from smsnapd.format.image import CELL, UNIT, Image, pieces_of
-from smsnapd.model import Entry, Extent, Kind, Listing, Segment
+from smsnapd.model import Entry, Extent, Flag, Kind, Listing, Segment
 from smsnapd.volume.block.cells import data_length, runs
 
 SIZE = 40 * CELL + 3 * UNIT + 512
@@ -77,3 +79,17 @@ def test_runs_are_the_bits_of_a_mask() -> None:
 def test_the_last_unit_may_be_short() -> None:
     assert data_length(1, 0b11, CELL + UNIT + 512) == UNIT + 512
     assert data_length(1, 0b01, CELL + UNIT + 512) == UNIT
+
+
+def test_a_name_that_was_left_behind_by_a_live_image_is_left_out() -> None:
+    def entry(name: bytes, inode: int, links: int = 2, **more: Any) -> Entry:
+        return Entry(name, int(Kind.REGULAR), links=links, inode=inode, header=Extent(0, 0, 512), **more)
+
+    alias = int(Flag.ALIAS)
+    tree = [
+        entry(b"a", 1), entry(b"b", 1, flags=alias, target=b"a"),
+        entry(b"c", 2, links=1), entry(b"d", 3, flags=alias, target=b"c"),
+        entry(b"e", 1, flags=alias, target=b"gone"), entry(b"f", 4, flags=alias, target=b"a"),
+    ]  # fmt: skip
+    (listing,) = without_lost_aliases([Listing(b"", tree)])
+    assert [one.name for one in listing.entries] == [b"a", b"b", b"c"]
