@@ -185,7 +185,7 @@ def journaled(journal: Journal, usable: Callable[[list[ChunkRef]], list[ChunkRef
 
 
 def pairs_of(source: tuple[ChunkRef, ...], there: tuple[ChunkRef, ...]) -> dict[Source, ChunkRef]:
-    """What the chunks of a manifest became in its copy, whose table has the same rows."""
-    if len(source) != len(there):
+    """What the chunks of a manifest became in its copy, if the tables have the same rows."""
+    if [ref.length for ref in source] != [ref.length for ref in there]:
         return {}
     return {source_of(ref): became for ref, became in zip(source, there, strict=True)}

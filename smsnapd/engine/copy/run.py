@@ -159,7 +159,8 @@ class _Copy:
         for name in reversed(there.names):
             copied = there.record(name).manifest
             origin = here.get(name.snapshot)
-            if origin is not None and copied.copied_from is not None:
+            # What a prune there has folded has other rows.
+            if origin is not None and copied.copied_from is not None and not copied.stands_for:
                 recorded = self._history.record(origin)
                 if recorded.hash == copied.copied_from.manifest_hash:
                     known |= pairs_of(recorded.manifest.chunks, copied.chunks)
