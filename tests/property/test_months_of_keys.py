@@ -123,5 +123,6 @@ def prune(year: Year) -> None:
     assert done.error is None
     with year.pruned.protected.repository() as repository:
         there = {name.snapshot for name in year.history(repository).names}
+    # A run that died behind its commit has made a point that nobody was told of: it may be there.
     year.moments = {snapshot: tree for snapshot, tree in year.moments.items() if snapshot in there}
-    assert there == year.moments.keys()
+    assert year.moments
