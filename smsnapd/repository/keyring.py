@@ -14,7 +14,15 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
-from smsnapd.errors import DamageError, ObjectExistsError, SmsnapError, UsageError, WrongKeyError
+from smsnapd.errors import (
+    DamageError,
+    DeniedError,
+    KeptError,
+    ObjectExistsError,
+    SmsnapError,
+    UsageError,
+    WrongKeyError,
+)
 from smsnapd.format import names
 from smsnapd.format.keys import Identity, Recipient, WriteKey, seal_data_key, seal_write_key
 from smsnapd.format.keyslot import (
@@ -309,7 +317,14 @@ class Keyring:
             if any(form.recipients == wanted for form in forms):
                 for form in forms:
                     if form.recipients - wanted:
-                        self._store.delete(form.object_name)
+                        self._drop(form.object_name)
+
+    def _drop(self, object_name: str) -> None:
+        """Delete an old seal; where the store keeps it, that is told, and the next change tries again."""
+        try:
+            self._store.delete(object_name)
+        except (KeptError, DeniedError) as error:
+            log.warning("%s stays, and is still sealed for who was removed: %s", object_name, error.why)
 
     def _every_key(self) -> Iterator[list[_Form]]:
         """The records of each write key and each data key that can be trusted; others are left alone."""

@@ -16,6 +16,8 @@ from smsnapd.store.base import Store
 
 SLOTS_TRIED: Final = 64
 """Anybody who may put objects can put keyslots: no more than so many are looked at."""
+COST_TRIED: Final = 32 * 1024 * 1024
+"""KiB by passes of Argon2id: slots that take more together (20 s or so) are not tried one after the other."""
 Unwrap = Callable[[str, bytes, dict[str, str]], bytes]
 """Decrypts with a KMS key: its ARN, the ciphertext and its encryption context."""
 
@@ -100,9 +102,14 @@ def _identity(store: Store, repository_id: bytes, credentials: Credentials) -> t
 def _by_passphrase(
     store: Store, slots: list[Keyslot | KmsSlot], passphrase: str, error: SmsnapError | None
 ) -> tuple[Identity, str]:
+    spent = 0
     for slot in slots:
         if isinstance(slot, KmsSlot):
             continue
+        spent += _cost(slot)
+        if spent > COST_TRIED and slot is not slots[0]:
+            error = DamageError("open a keyslot", "there are some that cost too much to try")
+            break
         try:
             return open_keyslot(slot, passphrase), slot.slot
         except WrongKeyError as wrong:

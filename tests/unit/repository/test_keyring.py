@@ -5,26 +5,30 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from smsnapd.engine.browse import open_file
 from smsnapd.engine.history import History
-from smsnapd.errors import DamageError, SmsnapError, UsageError, WrongKeyError
+from smsnapd.engine.tree import SnapshotTree
+from smsnapd.errors import DamageError, KeptError, SmsnapError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.keys import Identity, WriteKey, data_key_info, parse_write_key, write_key_info
-from smsnapd.format.record import DataKeyRecord, WriterKey
+from smsnapd.format.keyslot import Argon2Cost, make_keyslot, open_keyslot
+from smsnapd.format.record import DataKeyRecord, Keyslot, WriterKey
 from smsnapd.repository import Credentials, Repository
 from smsnapd.repository.keyring import Keyring
 from smsnapd.store import StoreSettings, open_store
 from smsnapd.store.memory import MemoryStore
 from tests.fault.faulty import WRITES, Crash, Fault, FaultyStore
 from tests.fault.small import Objects, objects_of, store_of
-from tests.property.protected import VOLUME, Protected
+from tests.property.protected import PASSPHRASE, VOLUME, Protected
 
 ESCROW = Identity.generate()
 CONTENTS = {b"first": b"first\n" * 900, b"second": b"second\n" * 900}
+CHEAP = Argon2Cost(memory_kib=64, iterations=1, lanes=1)
 Change = Callable[[Keyring], object]
 
 
@@ -33,7 +37,9 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Protected:
     """A full and an incremental, each with a data key of its own."""
     place = tmp_path_factory.mktemp("keyring")
     (place / "volume").mkdir()
-    made = Protected.create(place / "volume", place / "state", StoreSettings((place / "repo").as_uri()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("smsnapd.repository.access.make_keyslot", partial(make_keyslot, cost=CHEAP))
+        made = Protected.create(place / "volume", place / "state", StoreSettings((place / "repo").as_uri()))
     for name, content in CONTENTS.items():
         (place / "volume" / name.decode()).write_bytes(content)
         made.backup(workers=0)
@@ -76,8 +82,9 @@ def found(store: MemoryStore) -> Objects:
 
 def reads_all(repository: Repository) -> bool:
     history = History.load(repository, VOLUME)
+    tree = SnapshotTree(repository, history.chain(history.find("latest").id))
     for name, content in CONTENTS.items():
-        assert b"".join(open_file(repository, history, history.find("latest"), name)) == content
+        assert b"".join(open_file(tree, name)) == content
     return True
 
 
@@ -310,6 +317,98 @@ def test_what_a_change_that_never_happened_has_sealed_is_taken_away(
     Keyring(owner(protected, store)).add_recipient(other.recipient, "other")
     assert unsealed_by(store, ESCROW, protected) == []
     assert len(unsealed_by(store, other, protected)) == 3
+
+
+# --- keyslots
+
+
+def slot_of(protected: Protected, store: MemoryStore | FaultyStore, passphrase: str) -> str:
+    return Repository.open(store, Credentials(passphrase=passphrase)).slot
+
+
+def passphrases(store: MemoryStore) -> set[str]:
+    """Which of them open."""
+    found = set()
+    for passphrase in (PASSPHRASE, "another"):
+        with suppress(WrongKeyError):
+            Repository.open(store, Credentials(passphrase=passphrase)).close()
+            found.add(passphrase)
+    return found
+
+
+@pytest.mark.parametrize("keeps_first", [True, False], ids=["add", "replace"])
+def test_a_passphrase_is_added_or_replaced_at_every_call(
+    protected: Protected, alone: Objects, keeps_first: bool
+) -> None:
+    def change(keyring: Keyring) -> object:
+        if keeps_first:
+            return keyring.add_passphrase("another", "x", CHEAP)
+        if PASSPHRASE not in passphrases(keyring._store):  # type: ignore[arg-type]
+            return None
+        return keyring.replace_slot(slot_of(protected, keyring._store, PASSPHRASE), "another", CHEAP)  # type: ignore[arg-type]
+
+    seen = set()
+    for store in cut_off(protected, alone, change):
+        seen.add(frozenset(passphrases(store)))
+        with suppress(UsageError):
+            change(Keyring(owner(protected, store)))
+        assert passphrases(store) == {"another", *([PASSPHRASE] if keeps_first else [])}
+        assert len(list(store.list(names.KEYSLOTS_PREFIX))) == (2 if keeps_first else 1)
+    assert frozenset() not in seen and frozenset({PASSPHRASE}) in seen
+
+
+def test_the_last_keyslot_stays_and_a_new_one_costs_as_it_should(
+    protected: Protected, alone: Objects
+) -> None:
+    store = store_of(alone)
+    keyring, first = Keyring(owner(protected, store)), slot_of(protected, store_of(alone), PASSPHRASE)
+    with pytest.raises(UsageError, match="the last one"):
+        keyring.remove_slot(first)
+    weak = keyring.add_passphrase("another", "weak", CHEAP)
+    strong = keyring.replace_slot(weak, "another", Argon2Cost(memory_kib=128, iterations=1, lanes=1))
+    assert strong != weak and passphrases(store) == {PASSPHRASE, "another"}
+    assert keyring.replace_slot(strong, "another", CHEAP) == strong  # it is as good already
+
+
+def test_what_the_store_keeps_is_told(
+    protected: Protected, shared: Objects, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Object Lock: a removed recipient's old seals stay for a while; all else is as it should be."""
+
+    class Keeping(MemoryStore):
+        def delete(self, name: str) -> None:
+            raise KeptError(f"delete {name}", "it is locked")
+
+    store = Keeping("kept")
+    for name, data in shared.items():
+        store.put(name, data)
+    Keyring(owner(protected, store)).remove_recipient(ESCROW.recipient.id)
+    assert not opens(lambda: escrow(protected, store)) and opens(lambda: owner(protected, store))
+    assert "still sealed for who was removed: it is locked" in caplog.text
+
+
+def test_slots_that_are_there_to_cost_are_not_all_tried(
+    protected: Protected, alone: Objects, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may put objects could have each mistyped passphrase take hours."""
+    store = store_of(alone)
+    slot = make_keyslot(Identity.generate(), "x", owner(protected, store).id, "bomb", CHEAP)
+    for number in range(50):
+        bomb = replace(slot, slot=f"{number:016x}", memory_kib=2_097_152, iterations=16)
+        store.put(names.keyslot_name(bomb.slot), bomb.encode())
+    tried = []
+
+    def counting(slot: Keyslot, passphrase: str) -> Identity:
+        tried.append(slot.slot)
+        if slot.memory_kib < 1 << 20:
+            return open_keyslot(slot, passphrase)
+        raise WrongKeyError("open", "it is a bomb")
+
+    monkeypatch.setattr("smsnapd.repository.unlocking.open_keyslot", counting)
+    assert passphrases(store) == {PASSPHRASE}
+    with pytest.raises(WrongKeyError):
+        Repository.open(store, Credentials(passphrase="mistyped"))
+    assert len(tried) < 6
 
 
 # --- the roster that was taken away
