@@ -203,6 +203,17 @@ def test_a_report_does_not_lead_out_of_the_target(notebook: Notebook) -> None:
     assert not list(outside.iterdir())
 
 
+def test_a_volume_that_is_a_repository_itself(tmp_path: Path) -> None:
+    notebook = Notebook(tmp_path)
+    git(notebook.volume, "init", "-q")
+    made = commit(notebook.volume, "a", "a", "only here")
+    notebook.well("init")
+    notebook.well("backup")
+    bare = notebook.place / "bare"
+    said = notebook.well("environment", "recreate", "--target", str(bare), "--json")
+    assert by_path(said)["."]["standing"] == "restored" and git(bare, "rev-parse", "HEAD") == made
+
+
 def test_an_environment_that_is_left_out_is_made_again(notebook: Notebook) -> None:
     notebook.configure("[backup]\nexclude_recreatable = true\n")
     place = notebook.volume / ".venv"

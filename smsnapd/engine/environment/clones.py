@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from typing import Final
 
@@ -42,7 +41,7 @@ def rebuild_repository(repository: GitRepository, site: Site, bring_back: BringB
 def _unmake(place: bytes, site: Site) -> None:
     """Remove a clone that did not become what it should: a moment ago nothing was there."""
     if not site.dry_run and os.path.isdir(place):
-        shutil.rmtree(place)
+        site.ask(["rm", "-rf", "--one-file-system", "--", place])
 
 
 def _is_there(place: bytes) -> bool:
@@ -55,7 +54,8 @@ def _is_empty(place: bytes) -> bool:
 
 def _restore(item: Item, place: bytes, site: Site, bring_back: BringBack, repository: GitRepository) -> None:
     """All of it, from the backup; if that has it not, what there is of it elsewhere."""
-    why = bring_back(os.path.relpath(place, os.path.realpath(site.target)))
+    path = os.path.relpath(place, os.path.realpath(site.target))
+    why = bring_back(b"" if path == b"." else path)
     if not why:
         item.standing = "restored"
         return

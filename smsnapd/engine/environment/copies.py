@@ -21,7 +21,7 @@ import msgspec
 from smsnapd.engine.environment.reading import Deadline, TimeUpError
 from smsnapd.engine.environment.report import DataFile, Report
 from smsnapd.engine.environment.words import raw
-from smsnapd.errors import SmsnapError
+from smsnapd.errors import StoreError, UsageError, VolumeError
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.tree import Tree
 
@@ -51,7 +51,7 @@ def with_copies(
                 found[file.path] = _judged(file, root, beat, deadline)
         except TimeUpError:
             notes.append(f"{place.url}: there was no time to look for all large files")
-        except SmsnapError as error:
+        except (StoreError, UsageError, VolumeError) as error:
             notes.append(f"{place.url} could not be looked at for large files: {error.why}")
     data = tuple(found.get(file.path, file) for file in report.data)
     return msgspec.structs.replace(report, data=data, notes=tuple(notes))

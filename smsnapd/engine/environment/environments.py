@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from smsnapd.engine.environment.installs import Installer
-from smsnapd.engine.environment.interpreters import find_conda, find_python
+from smsnapd.engine.environment.interpreters import PROBE_S, find_conda, find_python
 from smsnapd.engine.environment.pythons import read_conda, read_venv
 from smsnapd.engine.environment.reading import entries_of
 from smsnapd.engine.environment.rebuilding import CommandError, Item, Site
@@ -63,7 +63,10 @@ def _check_venv(place: bytes, minor: str) -> None:
 def _runs(place: bytes, minor: str, site: Site) -> bool:
     """Whether its Python is there still: that lies elsewhere, and may be gone with an old instance."""
     try:
-        return site.ask([os.path.join(place, b"bin/python"), "-I", "-c", _RUNS]).strip() == minor
+        return (
+            site.ask([os.path.join(place, b"bin/python"), "-I", "-c", _RUNS], seconds=PROBE_S).strip()
+            == minor
+        )
     except CommandError:
         return False
 
@@ -83,22 +86,17 @@ def _make_venv(item: Item, venv: Venv, place: bytes, minor: str, site: Site) -> 
 
 def _clear_links(place: bytes, site: Site) -> None:
     """Remove the links to a Python that is gone, over which venv would stumble."""
-    programs = os.path.join(place, b"bin")
-    if site.dry_run or os.path.islink(programs):
-        return
-    for entry in entries_of(programs):
-        if entry.name.startswith(b"python") and entry.is_symlink() and not os.path.exists(entry.path):
-            os.unlink(entry.path)
+    found = [entry for entry in entries_of(os.path.join(place, b"bin")) if entry.name.startswith(b"python")]
+    gone = [entry.path for entry in found if entry.is_symlink() and not os.path.exists(entry.path)]
+    if gone and not site.dry_run:
+        site.ask(["rm", "-f", "--", *gone])
 
 
 def _make_parent(place: bytes, site: Site) -> None:
-    """The directories above, of the owner."""
+    """The directories above, made by the owner."""
     parent = os.path.dirname(place)
-    if site.dry_run or os.path.isdir(parent):
-        return
-    _make_parent(parent, site)
-    os.mkdir(parent)
-    site.own(parent)
+    if not site.dry_run and not os.path.isdir(parent):
+        site.ask(["mkdir", "-p", "--", parent])
 
 
 def rebuild_conda(conda: Conda, site: Site) -> Item:
@@ -156,7 +154,7 @@ def _create_explicit(item: Item, create: Sequence[str | bytes], explicit: str, s
     with tempfile.NamedTemporaryFile("w", prefix="smsnap-", suffix=".txt") as file:
         file.write(explicit)
         file.flush()
-        site.own(os.fsencode(file.name))
+        os.chmod(file.name, 0o644)  # the owner's conda reads it; it holds no secret
         site.run(item, [*create, "--file", file.name])
 
 

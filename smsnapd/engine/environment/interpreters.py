@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from smsnapd.engine.environment.rebuilding import CommandError, Site
 
+PROBE_S = 60.0
 _PROBE = "import sys, venv, ensurepip; print('%d.%d' % sys.version_info[:2])"
 _PLACES = (
     "{home}/.pyenv/versions/{minor}.*/bin/python{minor}",
@@ -28,7 +29,7 @@ def find_python(minor: str, site: Site) -> str:
     """A Python of this version (`3.11`) that runs and can make environments; "" if there is none."""
     for candidate in dict.fromkeys(_candidates(minor, site)):
         try:
-            if site.ask([candidate, "-I", "-c", _PROBE]).strip() == minor:
+            if site.ask([candidate, "-I", "-c", _PROBE], seconds=PROBE_S).strip() == minor:
                 return candidate
         except CommandError:
             continue  # a name in the path that does not run, as version managers leave them

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from smsnapd.engine.environment.packages import site_directories
-from smsnapd.engine.environment.prints import Node, Print, nodes_of, source_of, take_print
+from smsnapd.engine.environment.prints import Node, nodes_of, take_print
 from smsnapd.engine.environment.reading import Deadline, entries_of, read_file, read_text
 from smsnapd.engine.environment.report import Conda, Package, Venv
 from smsnapd.engine.environment.words import is_package_name, is_version
@@ -44,26 +44,30 @@ class NotAgainError(Exception):
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """An environment of the volume, by its path: its print, and why it cannot be left out; "" if it can."""
+    """An environment of the volume, by its path: its print, and why it cannot be left out; "" if it can.
+
+    That of one with `linked` files can change without anything being heard of it.
+    """
 
     path: bytes
     why: str
     digest: bytes = b""
     files: int = 0
     size_bytes: int = 0
+    linked: bool = False
 
 
 def judge(prefix: bytes, path: bytes, environment: Venv | Conda, deadline: Deadline) -> Judged:
     """Judge the environment at `prefix`, which is `path` on the volume. TimeUpError if it takes too long."""
     try:
-        taken: Print = take_print(prefix)
+        taken = take_print(prefix)
         if isinstance(environment, Venv):
             _judge_venv(prefix, environment, deadline)
         else:
             _judge_conda(prefix, environment, deadline)
     except (NotAgainError, ValueError, OSError) as error:
         return Judged(path, str(error))
-    return Judged(path, "", taken.digest, taken.files, taken.size_bytes)
+    return Judged(path, "", taken.digest, taken.files, taken.size_bytes, taken.linked)
 
 
 def _judge_venv(prefix: bytes, venv: Venv, deadline: Deadline) -> None:
@@ -151,12 +155,10 @@ def _conda_row(row: Any) -> tuple[bytes, tuple[str, bytes] | None]:
 def _check_files(prefix: bytes, expected: Expected, deadline: Deadline, made_s: float | None) -> None:
     """NotAgainError for the first file that is not as a package brought it, or came with none, or is gone."""
     missing = {path for path in expected if not path.endswith(b".pyc")}
-    nodes = list(nodes_of(prefix))
-    paths = {node.path for node in nodes}
-    for node in nodes:
+    for node in nodes_of(prefix):
         deadline.check()
         missing.discard(node.path)
-        if source_of(node.path) in paths:
+        if node.is_compiled:
             continue
         if node.path in expected:
             _check_file(prefix, node, expected[node.path], deadline)
@@ -192,7 +194,7 @@ def _is_standard(prefix: bytes, node: Node, made_s: float | None) -> bool:
     """Whether the making of a virtual environment brought it, and nobody has changed it since then."""
     if made_s is None:
         return False
-    path, status = node
+    path, status, _ = node
     if stat.S_ISLNK(status.st_mode):
         return path == b"lib64" or (path.startswith(_PYTHONS) and b"/" not in path[len(_PYTHONS) :])
     if path in (b".gitignore", b"CACHEDIR.TAG", b".lock"):

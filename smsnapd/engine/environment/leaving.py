@@ -42,10 +42,8 @@ class Leaving:
         """
         for environment in judged:
             place = os.path.join(self._root, environment.path)
-            if hints is not None and not _is_touched(environment.path, hints):
-                unchanged = True
-            else:
-                unchanged = _is_unchanged(place, environment)
+            heard = hints is None or environment.linked or _is_touched(environment.path, hints)
+            unchanged = not heard or _is_unchanged(place, environment)
             directory = _directory(place) if unchanged else None
             if directory is None:
                 self.back.append(environment.path)

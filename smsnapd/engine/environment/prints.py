@@ -11,8 +11,6 @@ import stat
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from smsnapd.engine.environment.reading import entries_of
-
 FILES: Final = 1_000_000
 SETTLED_NS: Final = 2_000_000_000
 """What changed less than so long ago may change again within one tick of a coarse clock."""
@@ -20,63 +18,82 @@ _KINDS: Final = (stat.S_IFREG, stat.S_IFLNK)
 
 
 class Node(NamedTuple):
-    """A file or link of an environment: its path there, and its lstat."""
+    """A file or link of an environment: its path there, its lstat, whether Python has compiled it itself."""
 
     path: bytes
     status: os.stat_result
+    is_compiled: bool
 
 
 class Print(NamedTuple):
-    """A print; `files` and `size_bytes` are all that the environment takes, `newest_ns` its latest change."""
+    """A print; `files` and `size_bytes` are all that the environment takes, `newest_ns` its latest change.
+
+    `linked` files have further names, perhaps elsewhere: through those they can be changed.
+    """
 
     digest: bytes
     files: int
     size_bytes: int
     newest_ns: int
+    linked: bool
 
 
 def nodes_of(prefix: bytes) -> Iterator[Node]:
-    """All but directories, in an order of their own. ValueError for what no installer makes.
+    """All but directories, in an order of their own; memory is bounded by the widest directories.
 
-    That is another file system, a device, a FIFO or a socket, or more files than any environment has.
+    OSError if any directory cannot be listed: what lies there is not known. ValueError for what no installer
+    makes: another file system, a device, a FIFO or a socket, or more files than any environment has.
     """
     device = os.lstat(prefix).st_dev
-    pending, count = [b""], 0
+    pending: list[tuple[bytes, frozenset[bytes]]] = [(b"", frozenset())]
+    count = 0
     while pending:
-        directory = pending.pop()
-        for entry in sorted(entries_of(os.path.join(prefix, directory)), key=lambda entry: entry.name):
-            status = entry.stat(follow_symlinks=False)
-            path = os.path.join(directory, entry.name)
-            if status.st_dev != device:
-                raise ValueError("something is mounted in it")
+        directory, sources = pending.pop()
+        rows = _listed(os.path.join(prefix, directory), device)
+        names = frozenset(name for name, status in rows if not stat.S_ISDIR(status.st_mode))
+        for name, status in rows:
+            path = os.path.join(directory, name)
             if stat.S_ISDIR(status.st_mode):
-                pending.append(path)
+                pending.append((path, names if name == b"__pycache__" else frozenset()))
                 continue
             count += 1
             if stat.S_IFMT(status.st_mode) not in _KINDS or count > FILES:
                 raise ValueError("there is something in it that no installer puts there")
-            yield Node(path, status)
+            yield Node(path, status, _is_compiled(name, sources))
 
 
-def source_of(path: bytes) -> bytes:
-    """The source of a compiled file in `__pycache__`; b"" of anything else."""
-    directory, name = os.path.split(path)
-    if os.path.basename(directory) != b"__pycache__" or not name.endswith(b".pyc"):
-        return b""
-    return os.path.join(os.path.dirname(directory), name.partition(b".")[0] + b".py")
+def _listed(directory: bytes, device: int) -> list[tuple[bytes, os.stat_result]]:
+    """All names of a directory, sorted, with their lstat."""
+    rows = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            status = entry.stat(follow_symlinks=False)
+            if status.st_dev != device:
+                raise ValueError("something is mounted in it")
+            rows.append((entry.name, status))
+            if len(rows) > FILES:
+                raise ValueError("there is more in it than any installer puts there")
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _is_compiled(name: bytes, sources: frozenset[bytes]) -> bool:
+    """Whether it is what Python makes in `__pycache__` of a source that is there."""
+    return name.endswith(b".pyc") and name.partition(b".")[0] + b".py" in sources
 
 
 def take_print(prefix: bytes) -> Print:
-    """The print of what lies below `prefix`. OSError, or ValueError as `nodes_of`."""
-    nodes = list(nodes_of(prefix))
-    paths = {node.path for node in nodes}
+    """The print of what lies below `prefix`. OSError and ValueError as `nodes_of`."""
     digest = hashlib.blake2b(digest_size=32)
-    newest_ns = 0
-    for path, status in nodes:
-        if source_of(path) in paths:
+    files = size_bytes = newest_ns = 0
+    linked = False
+    for path, status, is_compiled in nodes_of(prefix):
+        files += 1
+        size_bytes += status.st_size
+        if is_compiled:
             continue
+        linked = linked or status.st_nlink > 1
         target = os.readlink(os.path.join(prefix, path)) if stat.S_ISLNK(status.st_mode) else b""
         row = (path, target, status.st_mode, status.st_uid, status.st_size, status.st_mtime_ns)
         digest.update(repr((*row, status.st_ctime_ns, status.st_ino)).encode())
         newest_ns = max(newest_ns, status.st_ctime_ns)
-    return Print(digest.digest(), len(nodes), sum(node.status.st_size for node in nodes), newest_ns)
+    return Print(digest.digest(), files, size_bytes, newest_ns, linked)

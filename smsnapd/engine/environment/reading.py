@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 FILE_BYTES: Final = 1024 * 1024
@@ -64,14 +65,11 @@ def read_text(path: bytes, limit: int = FILE_BYTES) -> str:
     return read_file(path, limit).decode("utf-8", "replace")
 
 
-def entries_of(directory: bytes) -> Iterator[os.DirEntry[bytes]]:
-    """A directory's entries, in no order, at most `NAMES`; nothing if it cannot be listed."""
+def entries_of(directory: bytes, limit: int = NAMES) -> Iterator[os.DirEntry[bytes]]:
+    """A directory's entries, in no order, at most `limit`; nothing if it cannot be listed."""
     try:
         with os.scandir(directory) as found:
-            for number, entry in enumerate(found):
-                if number >= NAMES:
-                    return
-                yield entry
+            yield from islice(found, limit)
     except OSError:
         return
 

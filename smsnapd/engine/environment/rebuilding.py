@@ -6,8 +6,8 @@ import os
 import pwd
 import shlex
 import shutil
+import signal
 import subprocess
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -87,8 +87,10 @@ class Site:
         if here.startswith(b"/"):
             return here if b".." not in here.split(b"/") else None
         inside = os.path.realpath(self.target).rstrip(b"/")
+        if not here:
+            return inside
         found = os.path.realpath(os.path.join(inside, here))
-        return found if here and found == os.path.join(inside, here) else None
+        return found if found == os.path.join(inside, here) else None
 
     def moved(self, path: bytes) -> bytes:
         """An absolute path of then as it is now: below the target what was below the root."""
@@ -103,8 +105,10 @@ class Site:
         if not self.dry_run:
             self.ask(command, cwd)
 
-    def ask(self, command: Sequence[str | bytes], cwd: bytes | None = None) -> str:
-        """What a command that changes nothing says. CommandError if it fails."""
+    def ask(
+        self, command: Sequence[str | bytes], cwd: bytes | None = None, *, seconds: float = COMMAND_S
+    ) -> str:
+        """What a command says; it is not noted. CommandError if it fails or takes longer."""
         rights = {"user": self.owner[0], "group": self.owner[1], "extra_groups": []} if self.owner else {}
         try:
             process = subprocess.Popen(
@@ -121,12 +125,7 @@ class Site:
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise CommandError(f"it could not be started: {error}") from error
-        return _said(process)
-
-    def own(self, path: bytes) -> None:
-        """Give something that was written here to whom it is for."""
-        if self.owner is not None:
-            os.chown(path, *self.owner, follow_symlinks=False)
+        return _said(process, seconds)
 
     def tool(self, *names: str) -> str:
         """The first of these programs that is there; "" if none is."""
@@ -144,18 +143,17 @@ def _home_of(uid: int) -> bytes:
         return b"/"
 
 
-def _said(process: subprocess.Popen[str]) -> str:
-    """All lines, or of a command that fails the last ones in a CommandError."""
-    lines: deque[str] = deque(maxlen=10_000)
+def _said(process: subprocess.Popen[str], seconds: float) -> str:
+    """All that it says, or of a command that fails the last lines in a CommandError."""
     with process:
-        assert process.stdout is not None
         try:
-            lines.extend(process.stdout)
-            status = process.wait(COMMAND_S)
-        except BaseException:
-            process.kill()
+            said, _ = process.communicate(timeout=seconds)
+        except BaseException as error:
+            os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise CommandError(f"it took more than {seconds:,.0f} seconds") from error
             raise
-    if status:
-        last = [line.strip() for line in list(lines)[-_TOLD_LINES:] if line.strip()]
-        raise CommandError(" / ".join(last) or f"exit status {status}")
-    return "".join(lines)
+    if process.returncode:
+        last = [line.strip() for line in said.splitlines()[-_TOLD_LINES:] if line.strip()]
+        raise CommandError(" / ".join(last) or f"exit status {process.returncode}")
+    return said

@@ -11,7 +11,7 @@ import msgspec
 
 from smsnapd.engine.environment.clones import BringBack, rebuild_repository
 from smsnapd.engine.environment.environments import rebuild_conda, rebuild_venv
-from smsnapd.engine.environment.rebuilding import Item, Site
+from smsnapd.engine.environment.rebuilding import CommandError, Item, Site
 from smsnapd.engine.environment.report import Kernel, Report
 from smsnapd.engine.environment.words import is_package_name, raw
 from smsnapd.model import path_text
@@ -83,7 +83,7 @@ def rebuild_kernel(kernel: Kernel, site: Site) -> Item:
     if os.path.exists(file):
         item.standing = "there"
         return item
-    argv = [os.fsdecode(site.moved(raw(word))) for word in kernel.argv]
+    argv = [os.fsdecode(site.moved(raw(word)) or word.encode()) for word in kernel.argv]
     spec = {"argv": argv, "display_name": kernel.display_name, "language": kernel.language}
     command = f"write {path_text(file)}"
     item.commands.append(command)
@@ -91,8 +91,8 @@ def rebuild_kernel(kernel: Kernel, site: Site) -> Item:
     if not site.dry_run:
         try:
             _write(file, msgspec.json.encode(spec), site)
-        except OSError as error:
-            item.fail(error.strerror or str(error))
+        except CommandError as error:
+            item.fail(str(error))
             return item
     item.standing = "made"
     if kernel.variables:
@@ -103,17 +103,8 @@ def rebuild_kernel(kernel: Kernel, site: Site) -> Item:
 
 
 def _write(file: bytes, data: bytes, site: Site) -> None:
-    """A new file of the owner, whole or not there, and the directories above it."""
-    missing = []
-    directory = os.path.dirname(file)
-    while not os.path.isdir(directory):
-        missing.append(directory)
-        directory = os.path.dirname(directory)
-    for place in reversed(missing):
-        os.mkdir(place)
-        site.own(place)
-    partial = file + b".smsnap"
-    with open(partial, "xb") as out:
-        out.write(data)
-    site.own(partial)
-    os.rename(partial, file)
+    """A new file, whole or not there, and the directories above it, made by the owner. CommandError."""
+    site.ask(["sh", "-c", _WRITE, "sh", file, data])
+
+
+_WRITE: Final = 'mkdir -p -- "${1%/*}" && printf %s "$2" > "$1.smsnap" && mv -- "$1.smsnap" "$1"'

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from smsnapd.engine.environment.reading import Deadline, TimeUpError, entries_of, is_directory
+from smsnapd.model import path_text
 
 LARGE_BYTES: Final = 32 * 1024 * 1024
 LARGE_FILES: Final = 2000
 FOUND: Final = 2000
 """Of each kind no more are told of."""
 DEPTH: Final = 64
+WIDEST: Final = 2_000_000
+"""Names of one directory that are looked at."""
 _OWN_TREES: Final = frozenset({b".git", b"node_modules", b"__pycache__", b"lost+found"})
 
 
@@ -77,7 +80,9 @@ class Survey:
         """Note what a directory is; the names of those in it to look at next."""
         files: set[bytes] = set()
         directories: set[bytes] = set()
-        for entry in entries_of(directory):
+        for number, entry in enumerate(entries_of(directory, WIDEST + 1)):
+            if number == WIDEST:
+                self.found.notes.append(f"{path_text(directory)}: not all of its names were looked at")
             if is_directory(entry):
                 directories.add(entry.name)
             elif entry.name in _MARKS:

@@ -74,7 +74,10 @@ class Surveyor:
     def __init__(self, task: SurveyTask) -> None:
         """Start it. SurveyError if that cannot be."""
         self._give_up_s = time.monotonic() + task.longest_s + GRACE_S
-        self._answer = os.memfd_create("smsnap-survey")
+        try:
+            self._answer = os.memfd_create("smsnap-survey")
+        except OSError as error:
+            raise SurveyError(f"it could not be started: {error}") from error
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _START, *map(os.path.abspath, sys.path)],

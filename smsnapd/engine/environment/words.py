@@ -9,8 +9,6 @@ import re
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
-from smsnapd.model import path_bytes
-
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?")
 _VERSION: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.!+_-]{0,99}")
 _CONDA_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}")
@@ -21,6 +19,7 @@ _PYTHON: Final = re.compile(r"([23])\.([0-9]{1,3})(?:\.[0-9A-Za-z.+-]{1,30})?")
 _SCP: Final = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9][A-Za-z0-9._-]*:[^:].*")
 _TOKEN_IN_PATH: Final = re.compile(r"/t/[^/]+/")
 _WEB: Final = ("http", "https")
+_ESCAPED: Final = re.compile(rb"\\x([0-9a-f]{2})")
 _PRINTABLE: Final = re.compile(r"[!-~]{1,2000}")
 
 
@@ -115,5 +114,8 @@ def is_channel(url: str) -> bool:
 
 
 def raw(text: str) -> bytes:
-    """The bytes that `path_text` made `text` of, a slash in front included; `.` is nothing."""
-    return b"/" * text.startswith("/") + path_bytes(text)
+    """The bytes that `path_text` made `text` of, slashes at its ends included; of `.` nothing."""
+    if text == ".":
+        return b""
+    data = text.encode("utf-8", "surrogateescape")
+    return _ESCAPED.sub(lambda match: bytes([int(match[1], 16)]), data)

@@ -15,6 +15,7 @@ from smsnapd.engine.environment.prints import take_print
 from smsnapd.engine.environment.pythons import read_conda, read_venv
 from smsnapd.engine.environment.reading import Deadline, TimeUpError
 from smsnapd.engine.environment.report import Package
+from smsnapd.engine.environment.surveyor import SurveyTask, survey
 from tests.unit.engine.environment.places import bare_venv, distribution
 
 
@@ -190,3 +191,16 @@ def test_the_index_is_asked_for_every_package() -> None:
         check_index([Package("six", "1.16.0.post99")], "3.11.7", Deadline(300))
     with pytest.raises(judging.NotAgainError, match="cannot be asked for"):
         check_index([Package("--index-url=x", "1")], "3.11.7", Deadline(300))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_what_cannot_be_looked_at_keeps_it_in(tmp_path: Path) -> None:
+    """The survey is the owner's: of a directory that they cannot list, nothing is known."""
+    tmp_path.chmod(0o755)
+    bare_venv(tmp_path / "volume/venv")
+    (tmp_path / "volume/venv/private").mkdir(mode=0o700)
+    (tmp_path / "volume/venv/private/data").write_text("data")
+    os.chown(tmp_path / "volume", 12345, 12345)
+    answer = survey(SurveyTask(os.fsencode(tmp_path / "volume"), 60, judging_s=60), lambda: None)
+    (found,) = answer.judged
+    assert "Permission denied" in found.why

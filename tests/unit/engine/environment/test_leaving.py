@@ -140,6 +140,19 @@ def test_one_that_was_moved_is_backed_up_where_it_is(volume: Protected, hinted: 
     comes_back(volume)
 
 
+def test_what_changes_by_a_name_elsewhere_is_seen(volume: Protected) -> None:
+    """As in environments whose files are links to those of a cache: nothing is heard of there."""
+    site = next((volume.root / "p/.venv/lib").glob("python*/site-packages"))
+    os.link(site / "six.py", volume.root / "cached")
+    again(volume)
+    again(volume, full=True)
+    assert not any("not left out" in note for note in again(volume, full=True).notes)
+    (volume.root / "cached").write_text("changed through the other name\n")
+    outcome = again(volume, b"")
+    assert any("p/.venv has changed" in note for note in outcome.notes)
+    comes_back(volume)
+
+
 def test_a_link_in_its_place_is_no_environment(volume: Protected, tmp_path: Path) -> None:
     (volume.root / "p/.venv").rename(tmp_path / "elsewhere")
     (volume.root / "p/.venv").symlink_to(tmp_path / "elsewhere")
