@@ -126,9 +126,10 @@ def _changes(
             return live.have_same_bytes(contents, path, one)
         return contents.have_same_bytes(one, other)
 
-    stored = placed_tree(SnapshotTree(repository, history.chain(before.id)))
+    tree = SnapshotTree(repository, history.chain(before.id))
+    stored = placed_tree(tree)
     if live is not None:
-        merged = live.pairs(stored)
+        merged = live.pairs(stored, {issue.path for issue in tree.newest.completeness.skipped})
     else:
         assert after is not None
         merged = pairs(stored, placed_tree(SnapshotTree(repository, history.chain(after.id))))

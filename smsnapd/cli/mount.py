@@ -28,7 +28,9 @@ smsnap mount --background --everyone /mnt/history
 @click.argument("directory", metavar="DIR")
 @click.option("--background", is_flag=True, help="Return when it is mounted; umount DIR ends it.")
 @click.option(
-    "--everyone", is_flag=True, help="Other users may look too, as far as owners and modes let them."
+    "--everyone",
+    is_flag=True,
+    help="Other users may look too, as owners and modes let them; ACLs are not heeded.",
 )
 @repository_at
 def mount(directory: str, background: bool, everyone: bool) -> int:

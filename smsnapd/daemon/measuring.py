@@ -174,6 +174,14 @@ def _moments(status: Status) -> Iterator[Family]:
         *_moment(None if check is None else check.time),
     )
     yield _gauge(
+        "contents_read_timestamp_seconds", "Since when not all contents were read again from here.",
+        *_moment(status.contents.read),
+    )  # fmt: skip
+    yield _gauge(
+        "contents_opened_timestamp_seconds", "Since when not all contents were opened again from here.",
+        *_moment(status.contents.opened),
+    )  # fmt: skip
+    yield _gauge(
         "next_run_timestamp_seconds", "When what is due next.",
         *(
             sample

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Final
 
 from smsnapd.engine.diff import Pair, pairs
@@ -32,9 +32,16 @@ class LiveVolume:
         """Close its descriptors."""
         self._tree.close()
 
-    def pairs(self, stored: Iterable[PlacedListing]) -> Iterator[Pair]:
-        """`stored` and the volume, merged by path; of what cannot be looked at there is nothing."""
+    def pairs(
+        self, stored: Iterable[PlacedListing], left_out: Collection[bytes] = frozenset()
+    ) -> Iterator[Pair]:
+        """`stored` and the volume, merged by path; of what cannot be looked at there is nothing.
+
+        Nor is there of what was left out on purpose when `stored` was made, with all that is below.
+        """
         for path, before, after in pairs(stored, self._listings()):
+            if before is None and left_out and _is_within(path, left_out):
+                continue
             if after is None:
                 if not self._is_unknown(path):
                     yield path, before, None
@@ -127,6 +134,12 @@ class LiveVolume:
             path == unread or not unread or path.startswith(unread + b"/")
             for unread, _ in self.report.unreadable
         )
+
+
+def _is_within(path: bytes, places: Collection[bytes]) -> bool:
+    while path and path not in places:
+        path = path.rpartition(b"/")[0]
+    return bool(path)
 
 
 def _named(directory: bytes, entry: Entry, firsts: dict[int, bytes]) -> Placed:

@@ -10,6 +10,7 @@ from smsnapd.engine.history import History
 from smsnapd.engine.versions import read_versions
 from smsnapd.errors import DamageError
 from smsnapd.store.memory import open_memory
+from tests.fault.faulty import FaultyStore
 from tests.property.protected import VOLUME, Protected
 
 
@@ -52,3 +53,14 @@ def test_what_is_damaged_is_told_by_record(far: Protected) -> None:
         with pytest.raises(DamageError, match="the object is missing"):
             again.record(names[7])
         assert again.record(names[8]).name == names[8]
+
+
+def test_to_search_a_history_is_one_request_a_recovery_point(far: Protected) -> None:
+    store = open_memory(far.settings.url.removeprefix("memory://"))
+    watched = FaultyStore(store, lambda call: None)
+    with far.repository(watched) as repository:
+        before = len(watched.calls)
+        history = History.load(repository, VOLUME)
+        read_versions(repository, history, bool, lambda one, other: False)
+        gets = [call.name for call in watched.calls[before:] if call.method == "get"]
+    assert len(gets) <= 40 + 2

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
 from smsnapd.engine.browse import list_entries, open_file
 from smsnapd.engine.export import tar_order
 from smsnapd.engine.history import History
+from smsnapd.engine.live import LiveVolume
+from smsnapd.engine.placed import placed_tree
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import UsageError
 from smsnapd.model import Entry, Extent, Kind, Listing
+from smsnapd.volume.scan import Excludes
 from tests.property.protected import VOLUME, Protected
 
 MIB = 1024 * 1024
@@ -103,3 +107,18 @@ def test_in_an_export_all_of_a_directory_is_in_one_piece() -> None:
     ]
     names = [entry.name.decode() for entry in tar_order(listings)]
     assert names == ["", "b", "a", "x", "y", "z", "c", "d", "w", "e"]
+
+
+def test_what_was_left_out_on_purpose_is_no_change(protected: Protected) -> None:
+    for name in ("kept", "left/deep"):
+        (protected.root / name).mkdir(parents=True)
+        (protected.root / name / "file").write_text("x")
+    protected.backup(exclude=("/left/",))
+    with protected.repository() as repository, closing(LiveVolume(bytes(protected.root), Excludes())) as live:
+        history = History.load(repository, VOLUME)
+        stored = placed_tree(SnapshotTree(repository, history.chain(history.names[-1].snapshot)))
+        found = [path for path, before, after in live.pairs(stored, {b"left"}) if before is None]
+        assert found == []
+        stored = placed_tree(SnapshotTree(repository, history.chain(history.names[-1].snapshot)))
+        found = [path for path, before, after in live.pairs(stored) if before is None]
+        assert found == [b"left", b"left/deep", b"left/deep/file"]
