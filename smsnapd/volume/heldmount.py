@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,14 +25,20 @@ from typing import Final, Protocol
 from smsnapd.errors import SmsnapError, VolumeError
 from smsnapd.model import path_text
 from smsnapd.volume.e2fsprogs import scratch
-from smsnapd.volume.namespace import separate
+from smsnapd.volume.mounts import mounted_devices
+from smsnapd.volume.namespace import detach, separate
 
 _SAFE: Final = "nosuid,nodev,noexec"
 _EXIT_LIMIT_S: Final = 30.0
+_PROGRAMS: Final = ("/usr", "/usr/local", "/bin", "/sbin", "/lib", "/etc", "/var", "/run", "/opt")
 
 
 class MountSource(Protocol):
     """Gives what is to be mounted, in the process that mounts it; must pickle."""
+
+    @property
+    def needed(self) -> tuple[bytes, ...]:
+        """Paths that must be there in that process, beside what every program needs."""
 
     def provide(self, directory: bytes) -> AbstractContextManager[bytes]:
         """The path of a device or image, for as long as the context; `directory` is empty, and its own."""
@@ -42,6 +49,11 @@ class PathSource:
     """A device, or a file, that is there."""
 
     path: bytes
+
+    @property
+    def needed(self) -> tuple[bytes, ...]:
+        """The path itself."""
+        return (self.path,)
 
     @contextlib.contextmanager
     def provide(self, directory: bytes) -> Iterator[bytes]:
@@ -122,6 +134,8 @@ def _hold(
             stack.close()
         if asked:
             connection.send(b"unmounted")
+        else:
+            os.rmdir(directory)  # who made it is gone
     except (SmsnapError, OSError) as error:
         with contextlib.suppress(BrokenPipeError):
             connection.send(error)
@@ -138,6 +152,7 @@ def _wait(connection: Connection) -> bool:
 
 def _mount(stack: ExitStack, source: MountSource, options: str, directory: bytes) -> bytes:
     separate(hears=True)
+    _let_go((directory, *source.needed))
     what, point = (os.path.join(directory, name) for name in (b"image", b"files"))
     os.mkdir(what, 0o700)
     os.mkdir(point, 0o700)
@@ -151,6 +166,26 @@ def _mount(stack: ExitStack, source: MountSource, options: str, directory: bytes
     lazily = (b"-l",) if "ro" in options.split(",") else ()
     stack.callback(_run, "umount", b"-n", *lazily, point)
     return point
+
+
+def _let_go(needed: tuple[bytes, ...]) -> None:
+    """Detach, here, the file systems of all devices that this process does not need.
+
+    Else whoever unmounts one of them meanwhile would find its device in use still.
+    """
+    own = ("/", sys.prefix, sys.base_prefix, __file__, str(Path.home()), *_PROGRAMS)
+    kept = set()
+    for path in (*map(os.fsencode, own), *needed):
+        with contextlib.suppress(OSError):
+            number = os.stat(path).st_dev
+            kept.add(f"{os.major(number)}:{os.minor(number)}")
+    for device, points in mounted_devices().items():
+        if device.startswith("0:") or device in kept:
+            continue
+        for point in points:
+            # Another one may have lain on it, and have gone with it.
+            with contextlib.suppress(VolumeError):
+                detach(point)
 
 
 def _run(name: str, *arguments: bytes) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from blake3 import blake3
 
 from smsnapd.engine.image.reader import ChunkSource
 from smsnapd.engine.image.runs import Run, runs_of
-from smsnapd.engine.image.writing import ImageJob, ImageResult, ImageTask, image_jobs
+from smsnapd.engine.image.writing import DIGEST, ImageJob, ImageResult, ImageTask, image_jobs
 from smsnapd.engine.pool import Pool, default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.tree import SnapshotTree
@@ -53,6 +55,25 @@ def write_image(
         return _ImageWriter(tree, settings, opened, progress, verify, workers).write()
 
 
+class _Digests:
+    """What was written where, in a few bytes for each stretch."""
+
+    def __init__(self) -> None:
+        self._offsets = array("Q")
+        self._lengths = array("I")
+        self._digests = bytearray()
+
+    def add(self, offset: int, length: int, digest: bytes) -> None:
+        """Note one stretch."""
+        self._offsets.append(offset)
+        self._lengths.append(length)
+        self._digests += digest
+
+    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
+        for number, (offset, length) in enumerate(zip(self._offsets, self._lengths, strict=True)):
+            yield offset, length, bytes(self._digests[number * DIGEST : (number + 1) * DIGEST])
+
+
 class _ImageWriter:
     def __init__(
         self,
@@ -75,7 +96,7 @@ class _ImageWriter:
         # Small images are written by this process alone: starting others would take longer.
         chosen = default_workers(settings.url) if workers is None else workers
         self._workers = chosen if len(used) > _INLINE_CHUNKS else 0
-        self._digests: dict[tuple[int, int], bytes] = {}
+        self._digests = _Digests()
         self._written = self._fetched = 0
 
     def write(self) -> WrittenImage:
@@ -86,7 +107,7 @@ class _ImageWriter:
         with pool:
             self._run(pool, (run for run in self._runs() if run.offset >= HEAD))
             self._opened.sync()
-            self._run(pool, (run for run in self._runs() if run.offset < HEAD))
+            self._run(pool, takewhile(lambda run: run.offset < HEAD, self._runs()))
         self._opened.sync()
         verified = self._read_back(total) if self._verify else 0
         return WrittenImage(self._written, self._fetched, verified)
@@ -136,15 +157,15 @@ class _ImageWriter:
             self._fetched += result.fetched_bytes
             self._progress.advance(bytes=result.written_bytes)
             for place, digest in zip(job.places, result.digests, strict=False):
-                self._digests[place.offset, place.length] = digest
+                self._digests.add(place.offset, place.length, digest)
 
     def _read_back(self, total: int) -> int:
         """Compare the target with what was written; DamageError where they differ."""
         self._progress.phase("verify", bytes=total)
         self._opened.forget()
         verified = 0
-        for (offset, length), digest in self._digests.items():
-            if blake3(self._opened.read(offset, length)).digest() != digest:
+        for offset, length, digest in self._digests:
+            if blake3(self._opened.read(offset, length)).digest(DIGEST) != digest:
                 raise self._differs(offset)
             verified += length
             self._progress.advance(bytes=length)

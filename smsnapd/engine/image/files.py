@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from smsnapd.engine.extras import directory_of
 from smsnapd.engine.image.device import write_image
 from smsnapd.engine.image.reader import ChunkSource, ImageReader
 from smsnapd.engine.image.runs import RunIndex, data_bytes_of, runs_of
@@ -92,6 +93,11 @@ class _FuseSource:
     """The image as a file that is not there, in the process that mounts it."""
 
     task: _ImageTreeTask
+
+    @property
+    def needed(self) -> tuple[bytes, ...]:
+        """The repository's directory, if it is one."""
+        return tuple(directory_of(self.task.source.settings.url))
 
     @contextlib.contextmanager
     def provide(self, directory: bytes) -> Iterator[bytes]:

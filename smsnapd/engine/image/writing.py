@@ -19,6 +19,9 @@ RUNS_PER_JOB: Final = 4096
 """A chunk has at most that many runs in one job: 32 MiB in units of 4 KiB are 8,192."""
 
 
+DIGEST: Final = 16
+
+
 class Place(msgspec.Struct, array_like=True):
     """`length` bytes of the chunk, from `start` on, belong at `offset` of the device."""
 
@@ -35,7 +38,7 @@ class ImageJob(msgspec.Struct, array_like=True):
 
 
 class ImageResult(msgspec.Struct, array_like=True):
-    """What a job wrote, and BLAKE3 of each place's bytes if they will be read back."""
+    """What a job wrote, and `DIGEST` bytes of BLAKE3 of each place if they will be read back."""
 
     written_bytes: int = 0
     fetched_bytes: int = 0
@@ -83,7 +86,7 @@ class ImageWorker:
             write_range(self._descriptor, self._task.path, place.offset, data)
             result.written_bytes += place.length
             if self._task.digests:
-                result.digests.append(blake3(data).digest())
+                result.digests.append(blake3(data).digest(DIGEST))
         return result
 
     def finish(self) -> ImageResult:

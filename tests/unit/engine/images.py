@@ -28,6 +28,7 @@ from smsnapd.volume.mounts import find_mount
 from tests.property.protected import VOLUME, Protected
 
 CHUNK = 1024 * 1024
+PATIENCE_S = float(os.environ.get("SMSNAP_TEST_PATIENCE_S", "180"))
 PIECE = 16 * 1024 * 1024
 
 
@@ -47,6 +48,16 @@ def mounted(image: Path, point: Path, options: str = "loop") -> Iterator[Path]:
         yield point
     finally:
         subprocess.run(["umount", point], check=True)
+        _await_written(image)
+
+
+def _await_written(image: Path) -> None:
+    """Until nobody has the file system any more: a mount namespace made meanwhile has it a little longer."""
+    command = ["losetup", "-n", "-O", "NAME", "-j", image]
+    deadline = time.monotonic() + PATIENCE_S
+    while subprocess.run(command, capture_output=True, check=True).stdout:
+        assert time.monotonic() < deadline, f"{image} is in use still"
+        time.sleep(0.02)
 
 
 def fsck(path: Path, *, clean: bool = True) -> None:
