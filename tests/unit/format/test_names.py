@@ -30,7 +30,7 @@ def test_a_manifest_name_is_the_one_of_the_specification() -> None:
     st.builds(
         ManifestName,
         *(VOLUMES, NUMBERS, NUMBERS, TIMES),
-        *(st.sampled_from(["full", "incremental"]), SNAPSHOTS, st.just(0), st.just(False)),
+        *(st.sampled_from(["full", "incremental"]), SNAPSHOTS, st.just(0), st.just(False), st.just(0)),
     )
 )
 @settings(deadline=None)
