@@ -16,9 +16,11 @@ from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.history import History
 from smsnapd.engine.image.restore import DeviceRequest, restore_device
 from smsnapd.engine.progress import Silent
+from smsnapd.engine.retention import Policy
 from smsnapd.errors import UsageError, VolumeError
 from tests.property.observed import differences, observe
 from tests.property.protected import VOLUME, Protected
+from tests.property.pruned import Pruned
 from tests.unit.engine.images import fsck, make_ext4, mounted
 from tests.unit.volume.ext4 import watched_over
 
@@ -200,3 +202,39 @@ def test_the_state_may_lie_on_the_volume(
     second = imaged(state_dir=state, exclude=("/.smsnapd/",), full=True).snapshot
     assert second is not None and second.stored_bytes < MIB
     brought_back(on_disk, tmp_path)
+
+
+def test_images_go_and_those_that_stay_are_whole(volume: Path, tmp_path: Path) -> None:
+    """The next image is built upon the one before, whose chunks must outlive it."""
+    (tmp_path / "pruned").mkdir()
+    pruned = Pruned.create(tmp_path / "pruned")
+    pruned.protected = replace(pruned.protected, root=volume)
+    kept: dict[str, Any] = {}
+    for number in range(4):
+        (volume / "large").write_bytes(os.urandom(6 * MIB))
+        (volume / f"only{number}").write_bytes(b"x" * number)
+        for full in (True, False):
+            (volume / f"more{full}").write_bytes(os.urandom(100))
+            made = pruned.protected.backup(mode="block", full=full).snapshot
+            assert made is not None
+            kept[made.id] = observe(volume)
+        pruned.passes(30)
+        pruned.thin(Policy(daily=1))
+        pruned.passes(73)
+        pruned.prune()
+        report = pruned.protected.check(store=pruned.store, read_data=(1, 1))
+        assert report.findings == ()
+    there = pruned.protected.snapshots()
+    assert 1 < len(there) < 8
+    for number, found in enumerate(there):
+        path = tmp_path / f"out{number}"
+        with pruned.protected.repository(pruned.store) as repository:
+            history = History.load(repository, VOLUME)
+            request = DeviceRequest(bytes(path), workers=0)
+            restore_device(
+                repository, pruned.protected.settings, history, history.find(found.id), request, Silent()
+            )
+        fsck(path)
+        with mounted(path, tmp_path / "looked-at", "loop,ro") as root:
+            assert list(differences(kept[found.id], observe(root))) == []
+        path.unlink()
