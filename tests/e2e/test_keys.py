@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import stat
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemon import SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook
 
 
@@ -199,3 +201,30 @@ def test_a_write_key_changes_nothing(laptop: Notebook, notebook: Notebook) -> No
     for arguments in (("add", "--recipient", "write-key"), ("remove", "a"), ("rotate",), ("recovery",)):
         assert notebook.say("key", *arguments).status in (2, 12)
     assert len(list((laptop.repo / "keys/roster").iterdir())) == 1
+
+
+def holds(laptop: Notebook, content: str) -> None:
+    """Wait until the last recovery point has the file so."""
+    arguments = ("cat", "latest", "file", "--volume", "nb", "--identity-file", "identity")
+    eventually(lambda: laptop.say(*arguments).out == content.encode(), "the file in a snapshot")
+
+
+def test_a_running_daemon_is_stopped_short_by_a_rotation_and_goes_on_with_the_new_key(
+    laptop: Notebook, notebook: Notebook
+) -> None:
+    notebook.configure(SCHEDULE, encryption='write_key_file = "write-key"')
+    daemon = Daemon(notebook)
+    try:
+        daemon.start()
+        holds(laptop, "content\n")
+        owner(laptop, "key", "rotate", "--write-key-file", "new")
+        (notebook.volume / "file").write_text("later\n")
+        # The lease is lost first; the next try finds out why.
+        eventually(lambda: "revoked" in str(daemon.status()["last_error"]), "the revocation")
+        (notebook.place / "write-key").write_text((laptop.place / "new").read_text())
+        daemon.send(signal.SIGHUP)
+        holds(laptop, "later\n")
+        assert daemon.end() == 0
+    finally:
+        daemon.close()
+    assert laptop.well("check", "--read-data", "--identity-file", "identity").status == 0

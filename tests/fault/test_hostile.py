@@ -226,6 +226,35 @@ def test_a_revoked_writer_can_write_no_more_and_the_next_one_goes_on(
     assert backed_up.check().findings == ()
 
 
+def test_a_stolen_key_takes_no_place_in_the_middle_whatever_generation_it_makes_up(
+    backed_up: Protected, repository: Repository, tmp_path: Path
+) -> None:
+    """The same generation as the right one has, the highest there is; at the end, and before it."""
+    stolen, head = repository.write_key, head_of(repository)
+    put_roster(repository, (Head(VOLUME, head.hash),))
+    right = []
+    for number in range(3):
+        (backed_up.root / "new").write_bytes(b"%d" % number)
+        outcome = backed_up.backup(workers=0, write_key=False)
+        assert outcome.snapshot is not None
+        right.append(outcome.snapshot.id)
+    with backed_up.repository() as opened:
+        honest = History.load(opened, VOLUME).names[2:]
+    for name in honest:
+        for generation in (name.generation, names.NUMBER_MAX):
+            forged = name._replace(generation=generation, snapshot=f"f{secrets.token_hex(8)[1:]}")
+            made = replace(head.manifest, name=forged, parent=ParentRef(head.name.snapshot, head.hash))
+            object_name = forged.object_name()
+            repository.store.put(object_name, encode_manifest(replace(made, catalog=(), chunks=()), stolen))
+    assert [item.id for item in backed_up.snapshots()][2:] == right
+    backed_up.restore(tmp_path / "target")
+    assert (tmp_path / "target/new").read_bytes() == b"2"
+    (backed_up.root / "new").write_bytes(b"later")
+    outcome = backed_up.backup(workers=0, write_key=False)
+    assert outcome.snapshot is not None and outcome.snapshot.sequence == 6
+    assert [item.id for item in backed_up.snapshots()][2:] == [*right, outcome.snapshot.id]
+
+
 def test_where_no_head_was_fixed_nothing_of_a_revoked_writer_counts(
     backed_up: Protected, repository: Repository, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,15 @@ import pytest
 from smsnapd.engine.history import History
 from smsnapd.errors import DamageError, WrongKeyError
 from smsnapd.format import names
-from smsnapd.format.keys import DataKey, Identity, WriteKey, open_write_key, seal_data_key, seal_write_key
+from smsnapd.format.keys import (
+    DataKey,
+    Identity,
+    Recipient,
+    WriteKey,
+    open_write_key,
+    seal_data_key,
+    seal_write_key,
+)
 from smsnapd.format.manifest import ParentRef, decode_manifest, encode_manifest
 from smsnapd.format.names import DataKeyName, WriterName
 from smsnapd.format.record import DataKeyRecord, RepositoryRecord, record_hash
@@ -197,6 +206,26 @@ def test_another_root_in_the_place_of_the_right_one(protected: Protected, object
         with pytest.raises(WrongKeyError, match="belongs to another repository"):
             Repository.open(theirs, credentials)
     Repository.open(theirs, Credentials(recovery_key=THIEF.recovery_key())).close()  # it is theirs, whole
+
+
+def test_a_writer_that_seals_for_a_stranger_is_told(protected: Protected, tmp_path: Path) -> None:
+    """A compromised notebook adds a recipient of its own to the keys of what it stores."""
+    moved = replace(protected, settings=StoreSettings((tmp_path / "repo").as_uri()), state_dir=tmp_path / "s")
+    with closing(open_store(moved.settings)) as store:
+        for name, data in objects_of(protected.settings).items():
+            store.put(name, data)
+        repository = Repository.open(store, Credentials(write_key_text=protected.write_key_text))
+        made = DataKey(secrets.token_bytes(16), secrets.token_bytes(32))
+        recipients = [*(Recipient(item.public) for item in repository.roster.recipients), THIEF.recipient]
+        sealed = seal_data_key(made, VOLUME, recipients, repository.write_key)
+        store.put(names.data_key_name(VOLUME, made.id), sealed)
+    for write_key in (False, True):
+        (finding,) = moved.check(write_key=write_key, read_data=None).findings
+        assert finding.object == names.data_key_name(VOLUME, made.id)
+        assert f"sealed for {THIEF.recipient.id.hex()}, whom the root has not named" in finding.problem
+    with moved.repository() as repository:
+        Keyring(repository).settle()
+    assert moved.check(read_data=None).findings == ()  # sealed again for the owner alone
 
 
 def test_keys_can_still_be_changed_beside_what_was_planted(protected: Protected, objects: Objects) -> None:
