@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.daemon import SCHEDULE, Daemon
 from tests.e2e.transcript import Notebook, Said
 from tests.unit.engine.environment.places import bare_venv, commit, distribution, git, pushed_repository
 
@@ -219,9 +220,7 @@ def test_an_environment_that_is_left_out_is_made_again(notebook: Notebook) -> No
     place = notebook.volume / ".venv"
     make_venv(place, *PINNED)
     before = packages(place)
-    settled_s = max(path.lstat().st_ctime for path in place.rglob("*")) + 2.1
-    while time.time() < settled_s:  # what has only just been written may be written again unseen
-        time.sleep(0.1)
+    settle(place)
     said = notebook.well("backup")
     assert "left out, because `smsnap environment recreate` rebuilds it: .venv; that saves" in said.err
     assert notebook.well("environment", "show", "--json").json["left_out"][0]["files"] > 10
@@ -231,6 +230,36 @@ def test_an_environment_that_is_left_out_is_made_again(notebook: Notebook) -> No
     assert (bare / "work/mine.py").exists() and not (bare / ".venv").exists()
     notebook.well("environment", "recreate", "--only", ".venv", "--target", str(bare))
     assert packages(bare / ".venv") == before
+
+
+def test_a_daemon_leaves_it_out_and_takes_back_what_changes(tmp_path: Path) -> None:
+    notebook = Notebook(tmp_path, more=f"{SCHEDULE}[backup]\nexclude_recreatable = true\n")
+    place = notebook.volume / ".venv"
+    make_venv(place, *PINNED[:1])
+    site = next(place.glob("lib/python*/site-packages"))
+    settle(place)
+    notebook.well("init")
+    daemon = Daemon(notebook)
+    try:
+        daemon.start()
+        daemon.until("idle")
+        assert notebook.say("ls", "latest", ".venv").status == 2
+        (notebook.volume / "a.txt").write_text("a\n")
+        daemon.holds("a.txt", "a\n")
+        assert notebook.say("ls", "latest", ".venv").status == 2
+        (site / "mine.py").write_text("mine = 1\n")
+        daemon.holds(str((site / "mine.py").relative_to(notebook.volume)), "mine = 1\n")
+        assert daemon.end() == 0
+        daemon.is_whole()
+    finally:
+        daemon.close()
+
+
+def settle(place: Path) -> None:
+    """Wait: what has only just been written may be written again unseen, and is not left out."""
+    settled_s = max(path.lstat().st_ctime for path in place.rglob("*")) + 2.1
+    while time.time() < settled_s:
+        time.sleep(0.1)
 
 
 def test_a_commit_that_its_remote_has_no_more_comes_from_the_backup(notebook: Notebook) -> None:

@@ -94,7 +94,7 @@ class Companion:
         if report.is_empty:
             return b""
         if self._request and self._request.data_places:
-            report = with_copies(report, self._root, self._request.data_places, renew)
+            report = with_copies(report, self._root, self._request.data_places, self._beat(renew))
         left = [LeftOut(path_text(e.path), e.files, e.size_bytes) for e in self.leaving.held]
         if told := self.leaving.told():
             self._note(told)
@@ -103,19 +103,23 @@ class Companion:
     def _wait(self, renew: Callable[[], None]) -> None:
         if self._surveyor is None:
             return
-
-        def beat() -> None:
-            renew()
-            self._progress.advance()
-
         try:
-            answer = self._surveyor.collect(beat)
+            answer = self._surveyor.collect(self._beat(renew))
             decode_report(answer.report, "use the environment report")
             self._answer = answer
         except (SurveyError, DamageError) as error:
             self._note(f"there is no environment report: {error}")
         finally:
             self.close()
+
+    def _beat(self, renew: Callable[[], None]) -> Callable[[], None]:
+        """What is called while something is waited for: it keeps the lease, and tells that we are alive."""
+
+        def beat() -> None:
+            renew()
+            self._progress.advance()
+
+        return beat
 
     def close(self) -> None:
         """End what is under way. May be called more than once."""
