@@ -33,9 +33,10 @@ REPORT = """
  "uploads_abandoned", "may_delete": true or false,
  "findings": [{"object", "problem"}], "notes": [text],
  "error": null or {"error", "what", "why", "hint", "exit_status"}}]}
-"removed" are recovery points that the policy let go, "recovery_points" those that stay; "sparse" are
-chunks that are small or of little use, with bytes of none, "rewritten" those that were written anew;
-"marked" is false if another writer has the volume's lease: its own prune lists then.
+"removed" are recovery points that the policy let go, "recovery_points" those that stay;
+"sparse" are chunks that are small or of little use, with bytes of none, "rewritten" those
+that were written anew; "marked" is false if another writer has the volume's lease: its own
+prune lists then.
 With --dry-run "removed", "listed" and "deleted" are what would be.
 """
 
