@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -15,6 +16,7 @@ import pytest
 
 from smsnapd.engine.browse import open_file
 from smsnapd.engine.history import History
+from smsnapd.engine.showing import ShownHistory, point_name
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import DamageError, LockedError, SmsnapError, WrongKeyError
 from smsnapd.format import names
@@ -27,11 +29,12 @@ from smsnapd.format.names import ManifestName
 from smsnapd.format.record import Lease as LeaseRecord
 from smsnapd.format.record import RepositoryRecord, record_hash
 from smsnapd.format.roster import Head, Revocation, Roster, RosterKey
-from smsnapd.model import ChunkRef, Entry, Extent, Listing
+from smsnapd.model import ChunkRef, Entry, Extent, Flag, Kind, Listing, Xattr
 from smsnapd.repository import Credentials, Repository
 from smsnapd.repository import unlocking as access_module
 from smsnapd.repository.manifests import Recorded
 from smsnapd.store import StoreSettings, open_store
+from smsnapd.volume.fuse import mounted
 from tests.property.protected import PASSPHRASE, VOLUME, Protected
 
 MIB = 1024 * 1024
@@ -180,6 +183,50 @@ def test_a_writer_may_cut_files_as_it_likes(
     assert (tmp_path / "target/large").read_bytes() == LARGE
     assert (tmp_path / "target/d/small").read_bytes() == b"small\n" * 100
     assert backed_up.check().findings == ()
+
+
+def monsters(listings: list[Listing]) -> list[Listing]:
+    """Names, sizes, times and numbers at the ends of what the format allows, in the root."""
+    top = [entry for listing in listings if not listing.directory for entry in listing.entries]
+    header = next(entry.header for entry in top if entry.header)
+    far = {"mtime_ns": -(1 << 63), "ctime_ns": (1 << 63) - 1, "uid": (1 << 32) - 2, "inode": (1 << 64) - 1}
+    more = [
+        Entry(b"hole", int(Kind.REGULAR), int(Flag.SPARSE), size=1 << 62, header=header, **far),
+        Entry(b"long-" + b"n" * 4000, int(Kind.REGULAR), header=header),
+        Entry(b"\n\xff", int(Kind.FIFO), links=1 << 62, header=header),
+        Entry(b"pointer", int(Kind.SYMLINK), size=9000, target=b"t" * 9000, header=header),
+        Entry(b"set", int(Kind.REGULAR), mode=0o7777, header=header),
+        Entry(b"device", int(Kind.CHARACTER), rdev=(1 << 64) - 1, header=header),
+        Entry(b"xattr", int(Kind.REGULAR), xattrs=(Xattr(b"user.x", b"v" * 70_000),), header=header),
+    ]
+    entries = sorted([*top, *more], key=lambda entry: entry.name)
+    return [Listing(b"", entries), *(listing for listing in listings if listing.directory)]
+
+
+def test_a_mount_bears_whatever_a_catalog_says(
+    backed_up: Protected, repository: Repository, tmp_path: Path
+) -> None:
+    forged = commit_full(repository, repository.write_key, more=monsters)
+    place = tmp_path / "mounted"
+    place.mkdir()
+    opened = Credentials(recovery_key=backed_up.recovery_key)
+
+    def show() -> ShownHistory:
+        store = open_store(backed_up.settings)
+        return ShownHistory(Repository.open(store, opened), VOLUME, Path("/var/tmp"))
+
+    with mounted(show, bytes(place)):
+        shown = bytes(place / os.fsdecode(point_name(forged)))
+        found = set(os.listdir(shown))
+        assert {b"hole", b"\n\xff", b"pointer", b"set", b"device", b"xattr", b"large", b"d"} <= found
+        for name in found:
+            with contextlib.suppress(OSError):  # EIO or ENAMETOOLONG, and the next one is there still
+                os.lstat(shown + b"/" + name)
+                os.listxattr(shown + b"/" + name, follow_symlinks=False)
+        with open(shown + b"/hole", "rb") as file:
+            assert os.pread(file.fileno(), 5000, 1 << 61) == bytes(5000)
+        with open(shown + b"/large", "rb") as file:
+            assert file.read() == LARGE
 
 
 # --- with the key of a writer that was revoked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,10 @@ from smsnapd.engine.placed import placed_tree
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import UsageError
 from smsnapd.model import Entry, Extent, Kind, Listing
+from smsnapd.store.memory import open_memory
 from smsnapd.volume.scan import Excludes
-from tests.property.protected import VOLUME, Protected
+from tests.fault.faulty import FaultyStore
+from tests.property.protected import VOLUME, Protected, fill
 
 MIB = 1024 * 1024
 
@@ -122,3 +125,21 @@ def test_what_was_left_out_on_purpose_is_no_change(protected: Protected) -> None
         stored = placed_tree(SnapshotTree(repository, history.chain(history.names[-1].snapshot)))
         found = [path for path, before, after in live.pairs(stored) if before is None]
         assert found == [b"left", b"left/deep", b"left/deep/file"]
+
+
+def test_one_file_as_it_was_costs_its_chunk_and_the_catalogs(protected: Protected, tmp_path: Path) -> None:
+    fill(protected.root, 60, 400_000)
+    (protected.root / "wanted").write_bytes(b"first")
+    protected.backup(attach=False)
+    for number in range(5):
+        (protected.root / "wanted").write_bytes(b"later %d" % number)
+        protected.backup(attach=False)
+    store = open_memory(protected.settings.url.removeprefix("memory://"))
+    watched = FaultyStore(store, lambda call: None)
+    second = protected.snapshots()[1].id
+    protected.restore(tmp_path / "target", second, store=watched, paths=(b"wanted",))
+    assert (tmp_path / "target" / "wanted").read_bytes() == b"later 0"
+    chunks = [call.name for call in watched.calls if call.method == "get" and "/chunks/" in call.name]
+    assert len(chunks) == 1
+    manifests = [call.name for call in watched.calls if call.method == "get" and "/manifests/" in call.name]
+    assert len(manifests) == 2
