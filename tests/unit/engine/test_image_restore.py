@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -35,6 +37,7 @@ pytestmark = [
     ),
 ]
 MIB = 1024 * 1024
+CHECKOUT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -229,6 +232,51 @@ def test_damage_leaves_no_file_system(on_disk: Protected, device: Path, tmp_path
     assert back.read_bytes()[:MIB] == bytes(MIB)
 
 
+CUT_OFF = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from smsnapd.store import StoreSettings
+from smsnapd.volume.imagetarget import OpenTarget
+from tests.property.protected import Protected
+from tests.unit.engine.test_image_restore import to_device
+
+calls, sync = [], OpenTarget.sync
+
+def counted(opened):
+    sync(opened)
+    calls.append(opened)
+    if len(calls) == int(sys.argv[5]):
+        print("up", flush=True)
+        time.sleep(1000)
+
+OpenTarget.sync = counted
+protected = Protected(Path("/"), Path("/"), StoreSettings(sys.argv[2]), sys.argv[3], "")
+to_device(protected, Path(sys.argv[4]), destroy=True, workers=0)
+"""
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_what_is_killed_on_the_way_leaves_no_file_system_and_can_be_begun_again(
+    on_disk: Protected, device: Path, tmp_path: Path, stage: int
+) -> None:
+    with mounted(device, tmp_path / "mounted") as root:
+        populate(root)
+    take_image(on_disk, device)
+    back = make_ext4(tmp_path / "back", "48M")
+    arguments = (str(CHECKOUT), on_disk.settings.url, on_disk.recovery_key, str(back), str(stage))
+    process = subprocess.Popen([sys.executable, "-c", CUT_OFF, *arguments], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    finally:
+        process.kill()
+        process.communicate()
+    assert back.read_bytes()[:MIB] == bytes(MIB)
+    to_device(on_disk, back, verify=True)
+    fsck(back)
+    same_files(device, back, tmp_path)
+
+
 # --- files
 
 
@@ -265,6 +313,23 @@ def test_files_out_of_an_image(
         for path, content in found.items():
             assert (root / os.fsdecode(path)).read_bytes() == content
         assert {b"work/large", b"work/deep/same", b"work/sparse"} <= set(found)
+
+
+def test_files_out_of_an_image_beside_other_threads(on_disk: Protected, device: Path, tmp_path: Path) -> None:
+    """Processes cannot be forked then; all that the new ones need goes to them over pipes."""
+    with mounted(device, tmp_path / "mounted") as root:
+        populate(root)
+        original = observe(root)
+    take_image(on_disk, device)
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
+    other.start()
+    try:
+        assert on_disk.restore(tmp_path / "back").not_restored == ()
+    finally:
+        done.set()
+        other.join()
+    assert list(differences(original, observe(tmp_path / "back"))) == []
 
 
 def test_one_path_is_restored_and_little_is_fetched(imaged: Callable[..., Protected], tmp_path: Path) -> None:
