@@ -23,6 +23,7 @@ from smsnapd.engine.prune import PruneRequest, VolumePruned, run_prune
 from smsnapd.errors import ObjectMissingError, StoreError
 from smsnapd.format import names
 from smsnapd.format.keyslot import Argon2Cost, make_keyslot
+from smsnapd.repository import Credentials, Repository
 from smsnapd.store import Store, StoreSettings, open_store
 from smsnapd.store.iam_policy import Grant, place_of, role_policy
 from smsnapd.store.s3 import S3Store, open_s3
@@ -209,6 +210,19 @@ def protected(bucket: Bucket, tmp_path: Path) -> Protected:
         (made.root / f"file-{number}").write_bytes(random.Random(number).randbytes(20_000))
         made.backup(attach=number > 1)
     return made
+
+
+def test_an_init_that_was_cut_off_is_no_obstacle(bucket: Bucket) -> None:
+    """What it left is locked; it is hidden, and made anew."""
+    with closing(open_s3(bucket.settings)) as store:
+        last = ("put", names.REPOSITORY)
+        dying = FaultyStore(store, lambda call: Fault.CRASH if (call.method, call.name) == last else None)
+        with pytest.raises(Crash):
+            Repository.create(dying, "a passphrase that nobody needs")
+        left = {info.name for info in store.list("keys/")}
+        assert len(left) == 3 and all(store.locked_until(name) > store.now() for name in left)
+        created = Repository.create(store, "a passphrase that nobody needs")
+        Repository.open(store, Credentials(recovery_key=created.recovery_key))
 
 
 def prune(protected: Protected, store: Store | None = None, **more: Any) -> VolumePruned:
