@@ -311,7 +311,7 @@ class History:
             name.rewrites for name in within
         )
 
-    @property
+    @cached_property
     def rewrites(self) -> int:
         """How often what is referred to was written anew; an index of before that names what may go."""
         return max((name.rewrites for name in self.names), default=0)

@@ -14,6 +14,7 @@ import pytest
 
 from smsnapd.engine.progress import Silent
 from smsnapd.engine.prune import Amount, PruneRequest, VolumePruned, run_prune
+from smsnapd.engine.retention import Policy
 from smsnapd.errors import DeniedError, ObjectMissingError, StoreError
 from smsnapd.format import names
 from smsnapd.format.keyslot import Argon2Cost, make_keyslot
@@ -25,7 +26,7 @@ from smsnapd.store.s3_uploads import abandon_uploads
 from tests.fault.faulty import Crash, Fault, FaultyStore
 from tests.fault.proxy import Answer
 from tests.policies import Guard
-from tests.property.protected import VOLUME, Protected
+from tests.property.protected import VOLUME, Protected, comes_back
 from tests.property.pruned import GRACE_S, puts_manifest
 from tests.servers import S3Server
 
@@ -221,3 +222,31 @@ def test_what_is_denied_is_told_from_what_is_wrong(
         store.delete("volumes/nb/chunks/one")
     assert isinstance(caught.value, DeniedError) is denied
     store.close()
+
+
+@pytest.mark.server
+def test_a_writer_thins_and_a_pruner_elsewhere_writes_anew_and_sweeps(
+    guarded: tuple[Guard, StoreSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with the least policy for it; what stays restores all the while."""
+    guard, settings = guarded
+    (tmp_path / "volume").mkdir()
+    protected = Protected.create(tmp_path / "volume", tmp_path / "state", settings)
+    for number in range(12):
+        (protected.root / f"file-{number}").write_bytes(os.urandom(3000))
+        (protected.root / f"file-{number - 3}").unlink(missing_ok=True)
+        protected.backup(attach=number % 2 == 0)
+    place, policy = place_of(settings.url, "us-east-1"), Policy(hourly=1)
+    writer, pruner = (role_policy(place, Grant(role, VOLUME)) for role in ("writer", "pruner"))
+    verdicts = guard.hold(writer)
+    assert prune(protected, write_key=True, policy=policy).removed == 10
+    assert {call.needs()[0].action for call in verdicts.refused} == {"s3:DeleteObject"}
+    verdicts = guard.hold(pruner)
+    prune(protected, write_key=False, policy=policy)
+    now = S3Store.now
+    monkeypatch.setattr(S3Store, "now", lambda self: now(self) + GRACE_S + 10)
+    assert prune(protected, write_key=False, policy=policy).deleted.objects > 12
+    assert not verdicts.refused
+    guard.hold()
+    assert protected.check().findings == ()
+    comes_back(protected)
