@@ -72,15 +72,18 @@ def wanted_back(
     It itself if the volume has it not; of a directory that is there, what is missing in it; else the newest
     version that is not what is there.
     """
-    found, unread = read_versions(repository, history, _at_or_below({path}), contents.have_same_bytes, since)
-    if path in found and live.has(path) and not live.is_directory(path):
-        other = _other_version(repository, history, live, contents, path, found[path])
-        return ([] if other is None else [other]), unread
-    lost = [
-        item for at, versions in found.items() if not live.has(at) and (item := _last(history, at, versions))
-    ]
-    whole = [item for item in lost if item.path == path]
-    return whole or joined(lost), unread
+    if live.is_directory(path):
+        lost, unread = lost_since(repository, history, since or history.names[0], live)
+        return [item for item in lost if item.path.startswith(path + b"/")], unread
+    judge = contents.have_same_bytes
+    found, unread = read_versions(repository, history, lambda at: at == path, judge, since)
+    if path not in found:
+        return [], unread
+    if live.has(path):
+        back = _other_version(repository, history, live, contents, path, found[path])
+    else:
+        back = _last(history, path, found[path])
+    return ([] if back is None else [back]), unread
 
 
 def _last(history: History, path: bytes, versions: list[Version]) -> Lost | None:
