@@ -95,6 +95,10 @@ def _off_the_volume(state_dir: Path, path: Path, root: bytes) -> Iterator[Path]:
     if state_dir.stat().st_dev != os.stat(root).st_dev:
         yield state_dir
         return
+    if os.stat(WORKING_FILES).st_dev == os.stat(root).st_dev:
+        what = "hold the volume while it is read"
+        why = f"the local state lies on it, and {WORKING_FILES} too"
+        raise UsageError(what, why, "set [state] dir to a directory elsewhere")
     with tempfile.TemporaryDirectory(prefix="smsnapd-", dir=WORKING_FILES) as borrowed:
         move_state(path, Path(borrowed))
         try:

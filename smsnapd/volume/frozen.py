@@ -49,7 +49,8 @@ def held_frozen(mount: Mount, *, limit_s: float = LIMIT_S, silence_s: float = SI
         yield guard
         if not guard.undo():
             why = f"it was thawed before the end: the limit is {limit_s:g} seconds"
-            raise VolumeError(f"keep {os.fsdecode(mount.mount_point)} frozen", why, _OTHERWISE)
+            hint = 'run it when less is written to the volume, or set consistency = "live"'
+            raise VolumeError(f"keep {os.fsdecode(mount.mount_point)} frozen", why, hint)
 
 
 def _freeze(mount: Mount, guard: Guard, what: str) -> None:

@@ -75,7 +75,7 @@ class Device:
         pieces: list[bytes] = []
         while length:
             if not self._start <= offset < self._start + self._length:
-                self._fill(offset)
+                self._fill(offset, length)
             at = offset - self._start
             piece = bytes(self._window[at : min(at + length, self._length)])
             pieces.append(piece)
@@ -86,9 +86,12 @@ class Device:
         """Read anew from now on."""
         self._length = 0
 
-    def _fill(self, offset: int) -> None:
+    def _fill(self, offset: int, wanted: int) -> None:
+        """Read what is wanted, and more if it lies right behind what was read before."""
         start = offset // _SECTOR * _SECTOR
-        length = min(WINDOW, self.size - start)
+        goes_on = self._length and start == self._start + self._length
+        wanted = WINDOW if goes_on else -(-(offset + wanted - start) // _SECTOR) * _SECTOR
+        length = min(wanted, WINDOW, self.size - start)
         if offset >= self.size:
             raise VolumeError(f"read {self.path}", f"byte {offset} is beyond its end", "was it resized?")
         self._length = 0

@@ -227,8 +227,8 @@ def _parse_group(geometry: Geometry, number: int, raw: bytes) -> Group:
     )
 
 
-def superblock_ranges(geometry: Geometry) -> Iterator[Range]:
-    """The copies of the superblock and of the descriptors, and what is kept free for more of those."""
+def superblock_ranges(geometry: Geometry, *, reserved: bool = True) -> Iterator[Range]:
+    """The copies of the superblock and of the descriptors, and what is `reserved` for more of those."""
     per_block = geometry.block // geometry.desc_size
     blocks = -(-geometry.groups // per_block)
     plain = min(blocks, geometry.first_meta_bg) if geometry.incompat & _INCOMPAT_META_BG else blocks
@@ -236,7 +236,7 @@ def superblock_ranges(geometry: Geometry) -> Iterator[Range]:
     yield Range(0, 2 * _SUPERBLOCK)
     for group in filter(geometry.has_super, range(geometry.groups)):
         start = geometry.first_block_of(group) if group else _SUPERBLOCK // geometry.block
-        yield geometry.range_of(start, 1 + plain + geometry.reserved_gdt)
+        yield geometry.range_of(start, 1 + plain + (geometry.reserved_gdt if reserved else 0))
     for number in range(blocks) if geometry.incompat & _INCOMPAT_META_BG else ():
         if _is_meta(geometry, number):
             yield geometry.range_of(_descriptor_block(geometry, number))

@@ -53,7 +53,7 @@ class BlockFinder:
         if form == _EXTENTS_FLAG:
             yield from self._tree(_root(inode), nodes=nodes, leaves=True)
         elif form == 0:
-            yield from self._mapped(inode, nodes=nodes)
+            yield from _joined(self._mapped(inode, nodes=nodes))
 
     def _form(self, inode: Inode) -> int:
         """_EXTENTS_FLAG, 0 for a block map, or another number if it has no blocks."""
@@ -119,6 +119,20 @@ class BlockFinder:
                 yield from self._indirect(below, depth - 1, nodes=nodes)
             else:
                 yield from self._blocks(below, 1)
+
+
+def _joined(spans: Iterator[Range]) -> Iterator[Range]:
+    """The same bytes in the same order; those that follow on each other are one."""
+    last: Range | None = None
+    for span in spans:
+        if last is not None and last.end == span.start:
+            last = Range(last.start, span.end)
+            continue
+        if last is not None:
+            yield last
+        last = span
+    if last is not None:
+        yield last
 
 
 def _root(inode: Inode) -> bytes:

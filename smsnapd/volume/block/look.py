@@ -146,7 +146,8 @@ class _Sight:
 
     def always(self) -> Iterator[Range]:
         """What the kernel changes in its own time, whatever inodes say."""
-        yield from superblock_ranges(self.geometry)
+        # What is reserved is used by a resize alone, after which no look is taken.
+        yield from superblock_ranges(self.geometry, reserved=False)
         for group in self.groups:
             yield from bitmap_ranges(self.geometry, group)
         hidden = set(range(1, self.geometry.first_inode)) - {_RESIZE_INODE, self.geometry.journal_inode}

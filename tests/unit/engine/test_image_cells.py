@@ -13,6 +13,7 @@ from smsnapd.engine.image.cellmap import CellMap, fill
 from smsnapd.format.catalog import decode_segment, encode_segment
 from smsnapd.format.image import CELL, UNIT, Image, pieces_of
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, Segment
+from smsnapd.volume.block import masks
 from smsnapd.volume.block.cells import data_length, runs
 
 SIZE = 40 * CELL + 3 * UNIT + 512
@@ -68,6 +69,10 @@ def test_a_cell_that_is_not_whole_is_left_out(tmp_path: Path) -> None:
     taken = fill(cells, image, [piece])
     assert taken.left_out == [0, 1] and cells.masks[2] == 0xFFFF and cells.chunk(2) == 3
     cells.close()
+
+
+def test_what_is_read_is_what_is_written() -> None:
+    assert (masks.CELL, masks.UNIT) == (CELL, UNIT)
 
 
 def test_runs_are_the_bits_of_a_mask() -> None:
