@@ -5,20 +5,24 @@ Run from the root of the checkout: `PYTHONPATH=. python tests/fuzz/make_corpus.p
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
+from smsnapd.engine.environment.report import VERSION, Report, encode_report
 from smsnapd.format import names
 from smsnapd.format.catalog import encode_segment
 from smsnapd.format.codec import Context, ObjectType, open_sealed
 from smsnapd.format.garbage import GarbageList, _members
 from smsnapd.format.members import canonical_json
+from smsnapd.format.names import format_time_us
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing
-from tests.fuzz.parsers import GARBAGE_NAME, PARSERS, REPOSITORY_ID, VECTORS, VOLUME, WRITE_KEY
+from tests.fuzz.parsers import GARBAGE_NAME, PARSERS, REPOSITORY_ID, TAG_NAME, VECTORS, VOLUME, WRITE_KEY
 from tests.fuzz.test_catalog_fuzz import SEEDS
 
 RECORDS = {
@@ -59,6 +63,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
     made = GarbageList(
         REPOSITORY_ID, GARBAGE_NAME, 1, None, "x", (names.chunk_name(VOLUME, bytes(32), bytes(16)),)
     )
+    yield from newer()
     yield "garbage_text", canonical_json(_members(made))
 
 
@@ -77,6 +82,30 @@ def whole() -> list[Listing]:
         Listing(b"", [root, Entry(b"d", 2, header=Extent(2, 512, 512)), first, alias]),
         Listing(b"d", below),
     ]
+
+
+def newer() -> Iterator[tuple[str, bytes]]:
+    """Tags, reports, archives."""
+    said = {"repository": REPOSITORY_ID.hex(), "volume": VOLUME, "id": TAG_NAME.id, "format": 1}
+    said |= {"time": format_time_us(TAG_NAME.time_us), "snapshot": "ab" * 8, "tag": "before", "set": True}
+    yield "tag", canonical_json({**said, "must_understand": []})
+    yield "report", encode_report(Report(VERSION, "2026-01-02T03:04:05.000006Z", "/v", notes=("a note",)))
+    for kind in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT):
+        held = io.BytesIO()
+        with tarfile.open(fileobj=held, mode="w", format=kind) as tar:
+            for name, type_ in (
+                ("file", tarfile.REGTYPE),
+                ("link", tarfile.SYMTYPE),
+                ("dir", tarfile.DIRTYPE),
+            ):
+                member = tarfile.TarInfo(name)
+                member.type, member.linkname, member.size = (
+                    type_,
+                    "file",
+                    3 if type_ == tarfile.REGTYPE else 0,
+                )
+                tar.addfile(member, io.BytesIO(b"abc"))
+        yield "archive", held.getvalue()[:4096] + bytes(1024)
 
 
 def _manifest(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -6,6 +6,7 @@ behind. Each parser raises `DamageError`, or one of its other refusals, or what 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import tempfile
@@ -16,18 +17,38 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from smsnapd.daemon.words import from_words, is_words
+from smsnapd.engine.environment.report import decode_report, encode_report
 from smsnapd.engine.fold import checked, fold
 from smsnapd.errors import DamageError, SmsnapError, WrongKeyError
 from smsnapd.format import garbage, manifest, names, record
 from smsnapd.format.catalog import Order, decode_segment, encode_segment
 from smsnapd.format.codec import Context, ObjectType, _decompress, _frame, open_sealed, parse_header
-from smsnapd.format.keys import Identity, WriteKey, open_data_key, open_write_key, parse_write_key
+from smsnapd.format.keys import (
+    Identity,
+    Recipient,
+    WriteKey,
+    open_data_key,
+    open_write_key,
+    parse_write_key,
+)
 from smsnapd.format.members import canonical_json, parse_canonical_json
-from smsnapd.format.names import GarbageName, ManifestName
-from smsnapd.format.record import DataKeyRecord, Keyslot, Lease, RepositoryRecord, WriterKey
+from smsnapd.format.names import GarbageName, ManifestName, TagName
+from smsnapd.format.record import (
+    DataKeyRecord,
+    Keyslot,
+    Lease,
+    RepositoryRecord,
+    WriterKey,
+    decode_keyslot,
+)
 from smsnapd.format.roster import Roster
+from smsnapd.format.signed import seal_signed
 from smsnapd.format.table import decode_table
+from smsnapd.format.tag import check_label, decode_tag
 from smsnapd.model import Entry, Kind, Listing, data_bytes, join_path
+from smsnapd.volume.archive.members import TarReader
+from smsnapd.volume.archive.stream import Peekable
 from smsnapd.volume.tarball.apply import ApplyOptions, Target
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "format-1.json"
@@ -48,6 +69,7 @@ SLOT = "ff6e60b0c896272b"
 DATA_KEY_NAME = names.DataKeyName(VOLUME, bytes.fromhex("59e32e29646fba6e9cfaa5a3e196b0d2"), 2)
 MANIFEST_NAME = ManifestName(VOLUME, 2, 1, 1_767_323_045_000_006, "incremental", "0123456789abcdef")
 GARBAGE_NAME = GarbageName(VOLUME, 1_767_323_045_000_006, "0123456789abcdef")
+TAG_NAME = TagName(VOLUME, 1_767_323_045_000_006, "0123456789abcdef")
 
 
 # --- records
@@ -73,8 +95,11 @@ def roster(data: bytes) -> None:
 
 
 def keyslot(data: bytes) -> None:
-    slot = Keyslot.decode(_dressed("keyslot", data, None), SLOT, REPOSITORY_ID)
-    assert slot.memory_kib <= record.MEMORY_KIB_LIMIT and slot.iterations <= record.ITERATIONS_LIMIT
+    slot = decode_keyslot(_dressed("keyslot", data, None), SLOT, REPOSITORY_ID)
+    if isinstance(slot, Keyslot):
+        assert slot.memory_kib <= record.MEMORY_KIB_LIMIT and slot.iterations <= record.ITERATIONS_LIMIT
+    else:
+        assert names.is_volume_name(slot.volume) and 1 <= len(slot.sealed) <= record.KMS_LIMIT
 
 
 def writer_record(data: bytes) -> None:
@@ -275,6 +300,36 @@ def typed(data: bytes) -> None:
         assert len(Identity.from_recovery_key(text).secret) == 32
     with suppress(WrongKeyError):
         parse_write_key(text)
+    with suppress(WrongKeyError):
+        Recipient.from_text(text)
+    if is_words(text):
+        from_words(text)
+
+
+# --- what came later: tags, reports, archives
+
+
+def tag(data: bytes) -> None:
+    context = Context(REPOSITORY_ID, VOLUME, TAG_NAME.object_name())
+    sealed_tag = seal_signed(ObjectType.TAG, context, data, WRITE_KEY) if data else b""
+    keys = (lambda _: WRITE_KEY.catalog_key), (lambda _: WRITE_KEY.verify_key)
+    found = decode_tag(sealed_tag, TAG_NAME, REPOSITORY_ID, *keys)
+    check_label(found.label)
+
+
+def report(data: bytes) -> None:
+    encode_report(decode_report(data, "read it"))
+
+
+def archive(data: bytes) -> None:
+    """A tarball that somebody gives to `import`: whatever its members say, their data are its own."""
+    source = Peekable(io.BytesIO(data))
+    tar = TarReader(source, "read it")
+    read = 0
+    for _ in tar:
+        while piece := tar.read(1 << 16):
+            read += len(piece)
+    assert read <= len(data)
 
 
 PARSERS: dict[str, Callable[[bytes], None]] = {
@@ -282,7 +337,7 @@ PARSERS: dict[str, Callable[[bytes], None]] = {
     for parser in (
         repository_record, roster, keyslot, writer_record, data_key_record, lease, bare_record, canonical,
         header, sealed, frame, manifest_text, manifest_object, garbage_text, table,
-        catalog, tree, applied, object_name, typed,
+        catalog, tree, applied, object_name, typed, tag, report, archive,
     )
 }  # fmt: skip
 """By name. An input's first byte, modulo their number, says which is fed."""
