@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from smsnapd.errors import SmsnapError, VolumeError
 from smsnapd.model import path_text
 from smsnapd.volume.e2fsprogs import scratch
-from smsnapd.volume.mounts import mounted_devices
+from smsnapd.volume.mounts import device_path, mounted_devices
 from smsnapd.volume.namespace import detach, separate
 
 _SAFE: Final = "nosuid,nodev,noexec"
@@ -112,10 +112,7 @@ def _answer(connection: Connection) -> bytes:
 
 def _device_of(root: bytes) -> bytes:
     number = os.stat(root).st_dev
-    for line in Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}/uevent").read_text().splitlines():
-        if line.startswith("DEVNAME="):
-            return b"/dev/" + os.fsencode(line.removeprefix("DEVNAME="))
-    raise VolumeError("find the device of the image", "the kernel does not name it")
+    return os.fsencode(device_path(f"{os.major(number)}:{os.minor(number)}"))
 
 
 def _hold(

@@ -83,6 +83,19 @@ def mounted_devices() -> dict[str, list[bytes]]:
     return found
 
 
+def device_path(device: str) -> str:
+    """The path of a block device by its number, "major:minor"; VolumeError if the kernel does not name it."""
+    what = f"find the device {device}"
+    try:
+        lines = Path(f"/sys/dev/block/{device}/uevent").read_text().splitlines()
+    except OSError as error:
+        raise VolumeError(what, error.strerror or str(error), "is /sys mounted?") from error
+    for line in lines:
+        if line.startswith("DEVNAME="):
+            return f"/dev/{line.removeprefix('DEVNAME=')}"
+    raise VolumeError(what, "the kernel does not name it")
+
+
 def syncfs(descriptor: int) -> None:
     """Write everything dirty of the file system that carries `descriptor` to its device (syncfs(2)).
 

@@ -11,13 +11,13 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from smsnapd.errors import VolumeError
 from smsnapd.volume.departure import Departed
 from smsnapd.volume.holders import holders_of
 from smsnapd.volume.imagetarget import HEAD
+from smsnapd.volume.mounts import device_path
 from smsnapd.volume.namespace import run_in
 
 _SHOWN: Final = 5
@@ -39,7 +39,7 @@ def taken(found: Departed) -> Iterator[Taken]:
     Where an exception ends the context: if the device still holds a file system, the volume is mounted again
     as it was; else the copy of the program stands in its place.
     """
-    device = _device(found.device)
+    device = device_path(found.device)
     was_running = _daemon_stopped()
     try:
         with _unmounted(found, device) as is_unmounted:
@@ -108,7 +108,7 @@ def _read_only(found: Departed) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if "rw" in found.options and _holds_something(_device(found.device)):
+        if "rw" in found.options and _holds_something(device_path(found.device)):
             run_in(found.namespace, "mount", "-o", "remount,rw", found.point)
         raise
 
@@ -136,13 +136,6 @@ def _looped(device: str) -> Iterator[str]:
         _check(done, f"detach {loop}", "")
         with open(device, "rb") as file:
             os.fsync(file.fileno())
-
-
-def _device(number: str) -> str:
-    for line in Path(f"/sys/dev/block/{number}/uevent").read_text().splitlines():
-        if line.startswith("DEVNAME="):
-            return "/dev/" + line.removeprefix("DEVNAME=")
-    raise VolumeError(f"find the device {number}", "the kernel does not name it")
 
 
 def _daemon_stopped() -> bool:

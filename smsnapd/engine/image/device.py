@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from smsnapd.engine.image.reader import ChunkSource
 from smsnapd.engine.image.runs import Run, runs_of
-from smsnapd.engine.image.writing import DIGEST, ImageJob, ImageResult, ImageTask, image_jobs
+from smsnapd.engine.image.writing import DIGEST, ImageJob, ImageResult, ImageWriteTask, image_jobs
 from smsnapd.engine.pool import Pool, default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.tree import SnapshotTree
@@ -92,7 +92,7 @@ class _ImageWriter:
         self._progress = progress
         self._verify = verify
         used = {extent.chunk for piece in tree.pieces() for extent in piece.content}
-        self._task = ImageTask(self._target.path, ChunkSource.of(tree, settings, used), verify)
+        self._task = ImageWriteTask(self._target.path, ChunkSource.of(tree, settings, used), verify)
         # Small images are written by this process alone: starting others would take longer.
         chosen = default_workers(settings.url) if workers is None else workers
         self._workers = chosen if len(used) > _INLINE_CHUNKS else 0

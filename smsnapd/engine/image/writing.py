@@ -46,7 +46,7 @@ class ImageResult(msgspec.Struct, array_like=True):
 
 
 @dataclass(frozen=True)
-class ImageTask:
+class ImageWriteTask:
     """All that a worker needs: opens chunks and writes them to the target at `path`."""
 
     path: bytes
@@ -63,15 +63,15 @@ class ImageTask:
         """For the pool."""
         return ImageResult
 
-    def open(self) -> ImageWorker:
+    def open(self) -> ImageWriteWorker:
         """Open target and store in this process."""
-        return ImageWorker(self)
+        return ImageWriteWorker(self)
 
 
-class ImageWorker:
+class ImageWriteWorker:
     """Writes places of an image; holds one opened chunk at a time."""
 
-    def __init__(self, task: ImageTask) -> None:
+    def __init__(self, task: ImageWriteTask) -> None:
         self._task = task
         self._store = task.source.open_store()
         self._opener = task.source.opener(self._store)
