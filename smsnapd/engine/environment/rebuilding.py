@@ -28,7 +28,7 @@ _KEPT_BACK: Final = (
 )
 """Beginnings of variables that no command gets: ours, and what would make it work elsewhere."""
 
-Standing = Literal["made", "there", "brought up to date", "restored", "failed", "skipped"]
+Standing = Literal["made", "there", "brought up to date", "restored", "failed"]
 
 
 @dataclass
