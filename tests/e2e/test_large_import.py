@@ -35,25 +35,33 @@ write(bytes(10240))
 """
 
 
+MEASURED = """
+import sys
+from smsnapd.cli.main import main
+status = main(sys.argv[1:])
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+open("peak-kib", "w").write(peak.split()[1])
+sys.exit(status)
+"""
+
+
 def test_more_than_five_gib(tmp_path: Path) -> None:
     notebook = Notebook(tmp_path)
     notebook.well("init")
     (tmp_path / "secret").write_text("article\n")
     (tmp_path / "writer.py").write_text(WRITER)
+    (tmp_path / "measured.py").write_text(MEASURED)
+    python = f"{sys.executable} -W ignore"
     seal = "openssl enc -aes-256-cbc -iter 100000 -pass file:secret"
-    pipeline = f"{sys.executable} writer.py {SIZE} | pigz -1 | {seal}"
+    taking = f"{python} measured.py import - --openssl-passphrase-file secret"
     environment = {**os.environ, "PYTHONPATH": str(Path(smsnapd.__file__).parents[1])}
-    command = [sys.executable, "-m", "smsnapd.cli.main", "import", "-", "--openssl-passphrase-file", "secret"]
-    with subprocess.Popen(
-        ["bash", "-o", "pipefail", "-c", pipeline], cwd=tmp_path, stdout=subprocess.PIPE
-    ) as source:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdin=source.stdout)
-        assert source.stdout is not None
-        source.stdout.close()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert (process.returncode, source.returncode) == (0, 0)
-    assert usage.ru_maxrss * 1024 < MOST_BYTES
+    subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{python} writer.py {SIZE} | pigz -1 | {seal} | {taking}"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+    )
+    assert int((tmp_path / "peak-kib").read_text()) * 1024 < MOST_BYTES
     (snapshot,) = notebook.well("snapshots", "--json").json
     assert (snapshot["files"], snapshot["bytes"], snapshot["complete"]) == (2001, SIZE + 200_000, True)
     notebook.well("restore", "--target", "back", "d3")

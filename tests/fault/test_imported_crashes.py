@@ -37,6 +37,7 @@ def archive() -> bytes:
 
 
 ARCHIVE = archive()
+FAULTS = [Fault.CRASH_AFTER, *([Fault.LOST, Fault.CRASH] if os.environ.get("SMSNAP_LONG") else [])]
 
 
 def target(place: Path) -> Protected:
@@ -62,7 +63,7 @@ def check(there: Protected, place: Path, expected: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", [Fault.CRASH_AFTER, Fault.LOST])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_cut_off_at_every_call(place: Path, fault: Fault) -> None:
     first = target(place)
     whole = FaultyStore(open_store(first.settings))
