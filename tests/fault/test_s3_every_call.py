@@ -324,6 +324,7 @@ def asked(scene: Scene, proxy: OnceProxy, memory: Path) -> dict[str, list[Reques
 PAIRS = [(verb, way) for number, way in enumerate(WAYS) for verb in (VERBS if LONG else [VERBS[number % 3]])]
 
 
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize(("verb", "way"), PAIRS)
 def test_every_request_fails_once(
     scene: Scene, proxy: OnceProxy, place: Path, asked: dict[str, list[Request]], verb: str, way: str
