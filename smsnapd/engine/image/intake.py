@@ -19,7 +19,7 @@ from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.durable import Durable
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.image.before import Before, find_before
-from smsnapd.engine.image.catalog import add_pieces
+from smsnapd.engine.image.catalog import add_pieces, check_fresh
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
@@ -27,7 +27,7 @@ from smsnapd.engine.index import Parent, newest
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
-from smsnapd.engine.reuse import GRACE_S, check_kept
+from smsnapd.engine.reuse import GRACE_S
 from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
@@ -133,7 +133,7 @@ class _Intake:
             storage.finish()
             self._progress.phase("commit")
             manifest = self._manifest(head, catalog, table, image, storage)
-            self._look_again(table, catalog, manifest)
+            check_fresh(self._tenure, self._repository, request, table, catalog, manifest)
             return summarise(self._commit(manifest))
 
     def _commit(self, manifest: Manifest) -> Recorded:
@@ -164,14 +164,6 @@ class _Intake:
         durable = Durable(table, repository.store, Journal(self._directory / "journal"))
         renew = self._tenure.lease.renew
         return ImageStorage(task, workers, self._cells, table, durable, renew, self._progress)
-
-    def _look_again(self, table: ChunkTable, catalog: CatalogBuilder, manifest: Manifest) -> None:
-        """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
-        lasted_s = self._tenure.lasted_s
-        if lasted_s > self._request.grace_s / 2:
-            fresh = [table[number] for number in catalog.rows if number >= table.first_new]
-            volume = self._request.volume
-            check_kept(self._repository, volume, fresh, manifest.catalog, lasted_s=lasted_s)
 
     def _manifest(
         self,

@@ -18,7 +18,7 @@ from smsnapd.engine.extras import left_out
 from smsnapd.engine.heldvolume import opened_state, state_away
 from smsnapd.engine.history import History
 from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
-from smsnapd.engine.image.catalog import add_pieces
+from smsnapd.engine.image.catalog import add_pieces, check_fresh
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
@@ -28,7 +28,7 @@ from smsnapd.engine.index import Parent, cut_off, head_of, newest
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
-from smsnapd.engine.reuse import check_kept, reusable
+from smsnapd.engine.reuse import reusable
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, with_report
 from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import VolumeError
@@ -274,19 +274,11 @@ class _ImageRun:
             self._progress.phase("commit")
             manifest = self._manifest(head, catalog, table, names, image, moment, storage, update)
             manifest = with_report(manifest, self._repository, self._tenure, self._companion)
-            self._look_again(table, catalog, manifest)
+            check_fresh(self._tenure, self._repository, self._request, table, catalog, manifest)
             recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
             where = self._tree.root, self._mount.filesystem_uuid
             update.commit(head_of(recorded, *where, self._state.rewrites), bare=True)
         return recorded
-
-    def _look_again(self, table: ChunkTable, catalog: CatalogBuilder, manifest: Manifest) -> None:
-        """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
-        lasted_s = self._tenure.lasted_s
-        if lasted_s > self._request.grace_s / 2:
-            fresh = [table[number] for number in catalog.rows if number >= table.first_new]
-            volume = self._request.volume
-            check_kept(self._repository, volume, fresh, manifest.catalog, lasted_s=lasted_s)
 
     def _manifest(
         self,
