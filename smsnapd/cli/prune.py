@@ -120,7 +120,7 @@ def _sentence(pruned: VolumePruned, dry_run: bool) -> str:
         parts.append(f"{pruned.rewritten:,} chunks written anew")
     elif pruned.sparse.objects:
         sparse = f"{pruned.sparse.objects:,} chunks with {size_text(pruned.sparse.bytes)} of no use in them"
-        parts.append(f"{sparse} (with the passphrase they are written anew)")
+        parts.append(f"{sparse} (the next full leaves them)")
     if pruned.waiting.objects:
         until = pruned.waiting_until_us
         when = f" until {local_text(until)}" if until is not None else ""

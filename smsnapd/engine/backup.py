@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.environment.companion import Companion
@@ -34,6 +35,7 @@ from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
 from smsnapd.engine.shortcuts import is_due, make_shortcuts
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter, by_path
+from smsnapd.engine.sparse import forget_sparse, sparse_among
 from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
@@ -235,6 +237,8 @@ class _Run:
         if full and self._state.is_bare and tenure is not None:
             # Entries that lie in an image have no extents that a full of files could name.
             self._state.forget()
+        if full:
+            self._changes.leave(sparse_among(*self._place, self._state.chunks()))
         hints = self._usable_hints(head, full)
         candidates = self._may_be_left_out(tenure, full)
         started_ns = self._started_ns(hints)
@@ -268,6 +272,8 @@ class _Run:
         written = writer.write(tenure, head, full)
         if written.committed is not None:
             tenure.stands_at(parent_of(written.committed))
+            if full:
+                forget_sparse(*self._place)
             if is_due(written.committed.name):
                 make_shortcuts(self._repository, self._request.volume)
         return self._outcome(
@@ -277,6 +283,11 @@ class _Run:
             written.new_bytes,
             written.incomplete,
         )
+
+    @property
+    def _place(self) -> tuple[Path, str, str]:
+        """Of whom this machine remembers what."""
+        return self._request.state_dir, self._repository.repository_id, self._request.volume
 
     def _note_taken(self, lease: Lease) -> None:
         """Say once from whom the lease was taken."""

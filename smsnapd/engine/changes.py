@@ -152,11 +152,16 @@ class ChangeSet:
         # Unchanged by stat, and yet different: their inode must not vouch for them.
         self._differs: set[bytes] = set()
         self._kept: Callable[[bytes], bool] = lambda path: False
+        self._left: frozenset[int] = frozenset()
         self.changed = 0
         self.deleted = 0
         self.files_to_read = 0
         self.bytes_to_read = 0
         self.settled: dict[bytes, list[Entry]] = {}
+
+    def leave(self, chunks: frozenset[int]) -> None:
+        """What lies in these chunks of the index is to be read and stored anew, changed or not."""
+        self._left = chunks
 
     def close(self) -> None:
         """Drop the spools. May be called more than once."""
@@ -190,7 +195,9 @@ class ChangeSet:
         settled: list[Entry] = []
         for entry in new:
             previous = before.pop(entry.name, None)
-            if previous is None or not same_stat(entry, previous):
+            if previous is not None and self._left and _lies_in(previous, self._left):
+                changed.append(Change(entry, None))
+            elif previous is None or not same_stat(entry, previous):
                 changed.append(Change(entry, previous))
             elif self._reread or previous.flags & _NOT_SURE:
                 fresh = recheck(directory, entry, previous)
@@ -337,6 +344,14 @@ def _scanned(entry: Entry) -> Entry:
     return msgspec.structs.replace(
         entry, flags=0, target=b"", xattrs=(), segments=(), header=None, content=(), digest=b""
     )
+
+
+def _lies_in(entry: Entry, chunks: frozenset[int]) -> bool:
+    """Whether anything of an entry lies in one of these chunks; no large file is read for its end's sake."""
+    if entry.size >= CHUNK_TARGET:
+        return False
+    places = (entry.header, *entry.content) if entry.header else ()
+    return any(extent.chunk in chunks for extent in places)
 
 
 def same_stat(entry: Entry, indexed: Entry) -> bool:

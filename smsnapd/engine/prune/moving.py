@@ -8,11 +8,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from smsnapd.engine.sparse import ChunkKey
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.model import BLOCK, ChunkRef, Entry, Extent, Listing
-
-ChunkKey = tuple[bytes, bytes]
-"""A chunk: the hash in its name, and the id of its data key."""
 
 LEAST_LIVE: Final = 0.8
 """A chunk of which less is live is written anew."""

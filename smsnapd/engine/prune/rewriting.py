@@ -12,8 +12,9 @@ from typing import Final
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.prune.folding import Folder
-from smsnapd.engine.prune.moving import ChunkKey, Live, Moved, Place, key_of
+from smsnapd.engine.prune.moving import Live, Moved, Place, key_of
 from smsnapd.engine.prune.thinning import Fold
+from smsnapd.engine.sparse import ChunkKey
 from smsnapd.engine.storedchunk import put_chunk
 from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
 from smsnapd.errors import ObjectExistsError

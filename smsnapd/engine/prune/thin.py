@@ -17,6 +17,7 @@ from smsnapd.engine.prune.report import Amount, PruneRequest
 from smsnapd.engine.prune.rewriting import Rewriter
 from smsnapd.engine.prune.thinning import Fold, plan_folds, points_of
 from smsnapd.engine.retention import kept
+from smsnapd.engine.sparse import remember_sparse
 from smsnapd.errors import DamageError, ObjectExistsError
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository
@@ -113,6 +114,9 @@ class Thinner:
             if self._repository.identity is not None and rewriter.chosen:
                 self.rewritten = rewriter.rewrite()
                 self._list_again()
+            elif self._request.state_dir is not None:
+                place = self._request.state_dir, self._repository.repository_id, self._history.volume
+                remember_sparse(*place, rewriter.chosen)
         except DamageError as error:
             self.refused.append(
                 (self._history.volume, f"no chunk was written anew: {error.what}: {error.why}")

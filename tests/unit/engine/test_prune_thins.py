@@ -384,3 +384,24 @@ def test_small_chunks_are_gathered(pruned: Pruned, tmp_path: Path) -> None:
     pruned.sweep_all(write_key=False)
     assert len(list(pruned.store.list(names.chunks_prefix(VOLUME)))) <= 2
     pruned.verify(tmp_path)
+
+
+def test_the_next_full_leaves_mostly_dead_chunks(pruned: Pruned, tmp_path: Path) -> None:
+    """With the write key alone: it reads what lives in them from the volume, into new ones."""
+    scatter(pruned, 100, keep=10)
+    (pruned.root / "many-000").chmod(0o600)
+    (pruned.root / "again").hardlink_to(pruned.root / "many-010")
+    grow(pruned, 3, attach=False)
+    done = pruned.thin(NEWEST)
+    assert done.sparse.objects >= 1 and stored_chunks(pruned) > 5 * live_bytes(pruned)
+    pruned.backup(full=True)
+    grow(pruned, 2)
+    pruned.thin(NEWEST)
+    pruned.sweep_all()
+    assert stored_chunks(pruned) < 1.3 * live_bytes(pruned)
+    assert pruned.objects() == pruned.needed()
+    pruned.verify(tmp_path)
+    before = stored_chunks(pruned)
+    pruned.backup(full=True)
+    assert stored_chunks(pruned) < before * 1.1  # once is enough
+    pruned.verify(tmp_path)
