@@ -1,5 +1,6 @@
 """The control socket: who may ask, what comes back, and clients that are slow or odd."""
 
+import contextlib
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.history import SnapshotSummary
 from smsnapd.errors import LockedError, SmsnapError
 from smsnapd.format.manifest import Issue
+from tests.e2e.daemon import eventually
 
 ISSUE = Issue(b"odd-\xff", "unreadable")
 SNAPSHOT = SnapshotSummary("a" * 16, "nb", 1, "full", "tar", None, 1, 2, 3, False, (ISSUE,), 1)
@@ -242,3 +244,27 @@ def test_a_client_that_goes_away_does_no_harm(directory: Path, service: Service)
 
 def test_not_allowed_has_a_name_of_its_own() -> None:
     assert issubclass(NotAllowedError, SmsnapError)
+
+
+def test_silent_clients_take_no_more_than_their_slots(directory: Path) -> None:
+    """Fifty that say nothing: most are let go at once, and those who ask come in behind them."""
+    silent = []
+    for _ in range(50):
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(str(directory / SOCKET))
+        client.settimeout(60)
+        silent.append(client)
+    served = [thread for thread in threading.enumerate() if thread.name == "control-client"]
+    assert len(served) <= 8
+    assert all(client.recv(1) == b"" for client in silent[8:])
+    for client in silent:
+        client.close()
+    for thread in served:
+        thread.join(60)
+
+    def answers() -> bool:
+        with contextlib.suppress(SmsnapError, OSError):  # one of the fifty may still be on its way out
+            return ask_status(directory) == STATUS
+        return False
+
+    eventually(answers, "an answer")
