@@ -186,3 +186,18 @@ def test_a_chain_goes_on_behind_an_import(notebook: Notebook) -> None:
     notebook.well("restore", "--target", "before", "--snapshot", said["id"])
     assert (notebook.place / "before/other").read_text() == "before"
     assert not list((notebook.place / "state").glob("import-*"))
+
+
+def test_a_full_disk_is_told(notebook: Notebook) -> None:
+    (notebook.place / "state").mkdir(exist_ok=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "smsnap-test", notebook.place / "state"], check=True
+    )
+    try:
+        archive = tarball(
+            notebook.place, lambda add: [add(f"{number}-{'n' * 200}") for number in range(20_000)]
+        )
+        one_line(notebook.say("import", str(archive)), 1, "state", "full", "[state] dir")
+    finally:
+        subprocess.run(["umount", notebook.place / "state"], check=True)
+    assert snapshots(notebook) == 0

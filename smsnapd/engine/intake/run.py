@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import socket
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -29,7 +30,7 @@ from smsnapd.engine.recording import CatalogBuilder
 from smsnapd.engine.reuse import GRACE_S, check_kept
 from smsnapd.engine.tenure import Tenure
 from smsnapd.engine.tree import SnapshotTree
-from smsnapd.errors import DamageError
+from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format import names
 from smsnapd.format.manifest import (
     Completeness,
@@ -104,6 +105,9 @@ def run_import(
         tenure.begin()
         with ExitStack() as stack:
             return _Import(repository, request, progress, tenure, clock_ns, stack).go(arrivals)
+    except sqlite3.OperationalError as error:
+        what = f"keep the list of what is imported in {request.state_dir}"
+        raise SmsnapError(what, str(error), "make room there, or set [state] dir to another place") from error
     finally:
         tenure.release()
 

@@ -124,14 +124,15 @@ class Sidecar:
 
     def __init__(self, source: ByteSource, directory: Path, what: str) -> None:
         """`source` is unpacked; `directory` one on disk. DamageError if it is no sidecar."""
-        handle, self._path = tempfile.mkstemp(prefix="import-", suffix=".sidecar", dir=directory)
+        handle, path = tempfile.mkstemp(prefix="import-", suffix=".sidecar", dir=directory)
         os.close(handle)
         self._what = what
-        self._database = sqlite3.connect(self._path, isolation_level=None)
+        self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN;"
             "CREATE TABLE entries (number INTEGER PRIMARY KEY, key TEXT, line BLOB, taken INTEGER);"
         )
+        Path(path).unlink()  # it is open: whatever ends the process leaves nothing
         lines = _lines(source, what)
         self._users, self._groups = parse_head(next(lines, b""), what)
         for line in lines:
@@ -145,7 +146,6 @@ class Sidecar:
     def close(self) -> None:
         """Drop the file. May be called more than once."""
         self._database.close()
-        Path(self._path).unlink(missing_ok=True)
 
     def take(self, file: SyncedFile) -> Member | None:
         """What the sidecar says of a file of the copy; None if it does not know it, or it was changed since.

@@ -14,7 +14,6 @@ from typing import Final
 
 import msgspec
 
-from smsnapd.errors import SmsnapError
 from smsnapd.model import Entry, Flag, Kind, Listing, directory_key
 
 LISTING_ENTRIES: Final = 4096
@@ -29,17 +28,20 @@ _NO_DIRECTORY: Final = "it lies in what is no directory in the archive"
 
 
 class ArrivingTree:
-    """Close it. The methods that place something return why they cannot, "" if they did."""
+    """Close it. The methods that place something return why they cannot, "" if they did.
+
+    Raises `sqlite3.OperationalError` where the disk is full.
+    """
 
     def __init__(self, directory: Path, implied: Entry) -> None:
         """`directory` is one on disk; `implied` is what a directory is like that has no member of its own."""
         handle, path = tempfile.mkstemp(prefix="import-", suffix=".sqlite", dir=directory)
         os.close(handle)
-        self._path = path
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute("PRAGMA synchronous = OFF")
         self._database.executescript(_SCHEMA)
+        Path(path).unlink()  # it is open: whatever ends the process leaves nothing
         self._database.execute("BEGIN")
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(Entry).decode
@@ -51,7 +53,6 @@ class ArrivingTree:
     def close(self) -> None:
         """Drop the file. May be called more than once."""
         self._database.close()
-        Path(self._path).unlink(missing_ok=True)
 
     # --- growing
 
@@ -130,14 +131,9 @@ class ArrivingTree:
     def _insert(self, path: bytes, entry: Entry) -> None:
         node = self._next
         self._next += 1
-        try:
-            self._database.execute(
-                "INSERT INTO nodes VALUES (?, ?, 1, ?, NULL)", (node, entry.kind, self._encode(entry))
-            )
-        except sqlite3.OperationalError as error:
-            raise SmsnapError(
-                f"keep the list of files in {self._path}", str(error), "make room there, or set [state] dir"
-            ) from error
+        self._database.execute(
+            "INSERT INTO nodes VALUES (?, ?, 1, ?, NULL)", (node, entry.kind, self._encode(entry))
+        )
         self._name(path, node)
 
     def _name(self, path: bytes, node: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 _NAME_MAX: Final = 255
-_PATH_MAX: Final = 65_536
+_PATH_MAX: Final = 16_384
 
 
 def inside(name: bytes) -> tuple[bytes, str]:
