@@ -112,7 +112,8 @@ def continued_elsewhere(history: History, state: State, filesystem: str) -> str:
     if name is None or newest is None or newest == (name.sequence, name.snapshot):
         return ""
     manifest = history.record(name).manifest
-    if (manifest.host, manifest.source.filesystem) == (socket.gethostname(), filesystem):
+    # What was imported here is of no file system.
+    if manifest.host == socket.gethostname() and manifest.source.filesystem in ("", filesystem):
         return ""
     return (
         f"the newest recovery point, {name.snapshot}, was written on {manifest.host} and not here: "
