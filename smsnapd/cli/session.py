@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from smsnapd.engine.tree import SnapshotTree
     from smsnapd.instance import Notebook
     from smsnapd.repository import Credentials, Repository
+
+log = logging.getLogger(__name__)
 
 
 class Session:
@@ -199,11 +202,26 @@ class Session:
     def _history(self, repository: Repository, wanted: Selector) -> History:
         from smsnapd.engine.history import History
 
-        if not wanted.volume:
-            return History.load(repository, self.volume_in(repository))
-        if not VOLUME_NAME.fullmatch(wanted.volume) or not repository.holds(wanted.volume):
-            raise _no_volume(wanted.volume, repository.volumes())
-        return History.load(repository, wanted.volume)
+        volume = wanted.volume
+        if volume and not (VOLUME_NAME.fullmatch(volume) and repository.holds(volume)):
+            raise _no_volume(volume, repository.volumes())
+        history = History.load(repository, volume or self.volume_in(repository))
+        self._tell_cut_off(repository, history)
+        return history
+
+    def _tell_cut_off(self, repository: Repository, history: History) -> None:
+        """Say so if the newest recovery point that was made from here is not there any more."""
+        from smsnapd.engine.remembered import newest_remembered
+
+        if self.options.repository_at:
+            return
+        newest = newest_remembered(self.state_dir, repository.repository_id, history.volume, log.info)
+        if newest is not None and not history.accounts_for(*newest):
+            log.warning(
+                "%s: snapshot %s, made from here, is not there: a newest end was cut off; run `smsnap check`",
+                history.volume,
+                newest[1],
+            )
 
     def moment(self, text: str) -> int:
         """A time as people write it, in microseconds since the epoch."""

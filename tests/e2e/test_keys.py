@@ -64,7 +64,7 @@ def test_the_careful_way(laptop: Notebook, notebook: Notebook, tmp_path: Path) -
     (fresh.place / "key").chmod(0o600)
     assert restored(fresh, "--identity-file", "key") == "changed\n"
     assert restored(fresh, "--passphrase-file", "key") == "changed\n"
-    for place in (notebook.place, notebook.repo):
+    for place in (notebook.place, laptop.repo):
         for file in place.rglob("*"):
             assert not file.is_file() or identity.encode() not in file.read_bytes()
 
@@ -228,3 +228,19 @@ def test_a_running_daemon_is_stopped_short_by_a_rotation_and_goes_on_with_the_ne
     finally:
         daemon.close()
     assert laptop.well("check", "--read-data", "--identity-file", "identity").status == 0
+
+
+def test_a_newest_end_that_was_cut_off_is_told_by_whoever_has_seen_it(
+    laptop: Notebook, notebook: Notebook
+) -> None:
+    notebook.well("backup")
+    (notebook.volume / "file").write_text("later\n")
+    newest = notebook.well("backup", "--json").json["id"]
+    (gone,) = (laptop.repo / "volumes/nb/manifests").glob(f"*{newest}*")
+    gone.unlink()
+    told = f"snapshot {newest}, made from here, is not there"
+    assert told in notebook.well("ls", "latest").err
+    assert told in notebook.say("check").text and notebook.say("check").status == 13
+    assert laptop.say("check", "--expect-head", newest, "--identity-file", "identity").status == 13
+    said = laptop.well("ls", "latest", "--identity-file", "identity")
+    assert "is not there" not in said.err  # it has seen none, and nothing tells it
