@@ -152,6 +152,9 @@ def test_what_cannot_be_made_again_is_named(notebook: Notebook) -> None:
     distribution(site, "iniconfig", "2.0.0")
     distribution(site, "local", "1", direct_url__json='{"url": "file:///nowhere/local", "dir_info": {}}')
     distribution(site, "helper", "1", direct_url__json='{"url": "ext::sh -c id", "vcs_info": {"vcs": "git"}}')
+    lab = notebook.volume / "odd/share/jupyter/labextensions/hand-made"
+    lab.mkdir(parents=True)
+    (lab / "package.json").write_text('{"version": "1.0"}')
     pushed_repository(notebook.volume / "lost", notebook.place / "remotes/lost.git")
     commit(notebook.volume / "lost", "b", "b", "only here")
     notebook.well("backup")
@@ -170,9 +173,10 @@ def test_what_cannot_be_made_again_is_named(notebook: Notebook) -> None:
         "file:///nowhere/local" in problems["odd"] or "/nowhere/local, which is not there" in problems["odd"]
     )
     assert "helper 1 was not installed" in problems["odd"] and "iniconfig" not in problems["odd"]
+    assert "the Jupyter lab extension hand-made is not there" in problems["odd"]
     assert "lost: 1 unpushed commits on main" in problems["lost"]
     assert "could not be brought back from the backup either: only a report is at hand" in problems["work"]
-    assert packages(bare / "odd")["iniconfig"] == "2.0.0"
+    assert packages(bare / "odd") == {"iniconfig": "2.0.0"}
     assert (bare / "lost/a.txt").exists() and not (bare / "lost/b").exists()
 
     again = notebook.say("environment", "recreate", "--target", str(bare), "--only", "work", "--json")

@@ -11,6 +11,7 @@ import msgspec
 
 from smsnapd.engine.environment.clones import BringBack, rebuild_repository
 from smsnapd.engine.environment.environments import rebuild_conda, rebuild_venv
+from smsnapd.engine.environment.jupyter import extensions_of
 from smsnapd.engine.environment.rebuilding import CommandError, Item, Site
 from smsnapd.engine.environment.report import Kernel, Report
 from smsnapd.engine.environment.words import is_package_name, raw
@@ -54,13 +55,25 @@ def _made(
             yield rebuild_repository(repository, site, bring_back)
     for conda in report.condas:
         if _is_wanted(conda.path, request):
-            yield rebuild_conda(conda, site)
+            yield _with_extensions(rebuild_conda(conda, site), report, site)
     for venv in report.venvs:
         if _is_wanted(venv.path, request):
-            yield rebuild_venv(venv, site)
+            yield _with_extensions(rebuild_venv(venv, site), report, site)
     for kernel in report.kernels:
         if _USERS in kernel.path and _is_asked(kernel.path, request.only):
             yield rebuild_kernel(kernel, site)
+
+
+def _with_extensions(item: Item, report: Report, site: Site) -> Item:
+    """The item, with the Jupyter extensions named that its packages have not brought."""
+    place = site.place(item.path)
+    if place is None or site.dry_run or not os.path.isdir(place):
+        return item
+    there = {(found.kind, found.name) for found in extensions_of(place, item.path, [])}
+    for extension in report.extensions:
+        if extension.path == item.path and (extension.kind, extension.name) not in there:
+            item.fail(f"the Jupyter {extension.kind} extension {extension.name} is not there")
+    return item
 
 
 def _is_wanted(path: str, request: RecreateRequest) -> bool:
