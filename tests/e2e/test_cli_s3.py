@@ -156,3 +156,32 @@ def test_an_export_to_s3_comes_back_by_an_import(
     well("restore", "--target", "back")
     assert (notebook.place / "back/big").read_bytes() == (notebook.volume / "big").read_bytes()
     one_line(notebook.say("import", f"{bucket}/none", **KEYS), 2, "no such object")
+
+
+def test_a_copy_to_another_account(
+    at: Callable[..., Notebook], s3_settings: Callable[..., StoreSettings], seaweed: S3Server
+) -> None:
+    """Its credentials are those of another profile; what is not said of its server is as it is here."""
+    bucket = s3_settings(seaweed).url
+    notebook = at(seaweed.endpoint, f"{bucket}/here")
+    keys = f"aws_access_key_id = {seaweed.access_key}\naws_secret_access_key = {seaweed.secret_key}\n"
+    (notebook.place / "credentials").write_text(f"[there]\n{keys}[wrong]\n{keys.replace('test', 'wrong')}")
+    both = {**KEYS, "AWS_SHARED_CREDENTIALS_FILE": str(notebook.place / "credentials")}
+    (notebook.volume / "file").write_text("content")
+    for arguments in (("init",), ("backup",), ("--repository", f"{bucket}/there", "init")):
+        notebook.well(*arguments, **both)
+    copy = (
+        "copy",
+        "--to",
+        f"{bucket}/there",
+        "--to-endpoint-url",
+        seaweed.endpoint,
+        "--to-region",
+        "us-east-1",
+    )
+    one_line(notebook.say(*copy, "--to-profile", "wrong", **both), 1, "access key")
+    one_line(notebook.say(*copy, "--to-profile", "none", **both), 1, "profile")
+    (volume,) = notebook.well(*copy, "--to-profile", "there", "--json", **both).json["volumes"]
+    assert len(volume["copied"]) == 1
+    notebook.well("--repository", f"{bucket}/there", "restore", "--target", "back", **both)
+    assert (notebook.place / "back/file").read_text() == "content"
