@@ -44,6 +44,9 @@ FORMS = {
     "no journal": ("-O", "^has_journal"),
     "block maps": ("-t", "ext3"),
     "inline data": ("-O", "inline_data"),
+    "bigalloc": ("-O", "bigalloc", "-C", "16384"),
+    "meta_bg": ("-O", "meta_bg,^resize_inode,^flex_bg", "-b", "1024"),
+    "orphan file": ("-O", "orphan_file,ea_inode,metadata_csum_seed,large_dir"),
 }
 
 

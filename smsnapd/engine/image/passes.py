@@ -24,6 +24,7 @@ from smsnapd.volume.frozen import held_frozen
 from smsnapd.volume.mounts import Mount, syncfs
 from smsnapd.volume.still import held_read_only
 from smsnapd.volume.tree import Tree
+from smsnapd.volume.urgent import urgently
 
 QUICK_S: Final = 1.0
 PASSES: Final = 3
@@ -125,7 +126,7 @@ class Passes:
         since_ns = self._clock_ns()
         syncfs(self._tree.open_directory(b""))
         if self.eyes.geometry is not None:
-            with held_frozen(self._mount, limit_s=HOLD_S) as guard:
+            with urgently(), held_frozen(self._mount, limit_s=HOLD_S) as guard:
                 since_ns = self._clock_ns()
             self._held_since(guard.began_s)
         return self.eyes.look(since_ns, Log.LEFT_OUT)
@@ -164,10 +165,10 @@ class Passes:
         """Hold the volume; gives what must be called now and then meanwhile, and when the hold began."""
         try:
             if read_only:
-                with held_read_only(self._mount.mount_point, limit_s=HOLD_S):
+                with urgently(), held_read_only(self._mount.mount_point, limit_s=HOLD_S):
                     yield lambda: None, time.monotonic()
             else:
-                with held_frozen(self._mount, limit_s=HOLD_S) as guard:
+                with urgently(), held_frozen(self._mount, limit_s=HOLD_S) as guard:
                     yield guard.beat, guard.began_s
         finally:
             self._device.tell = None
