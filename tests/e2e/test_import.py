@@ -41,7 +41,7 @@ def imported(notebook: Notebook, archive: Path, status: int = 0) -> Path:
 def tarball(place: Path, fill: Callable[[Callable[..., None]], None]) -> Path:
     """A tarball whose members `fill` adds, with whatever names it likes."""
     path = place / "made.tar"
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
 
         def add(
             name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, target: str = "", **more: object
@@ -103,6 +103,8 @@ def test_hostile_names_do_no_harm(notebook: Notebook) -> None:
         add("file", b"x")
         add("file/below", b"x")
         add("n" * 300, b"x")
+        add("endless", kind=tarfile.SYMTYPE, target="t" * 5000)
+        add("device", kind=tarfile.BLKTYPE, devmajor=2**31, devminor=2**40)
         add("full", kind=tarfile.DIRTYPE)
         add("full/x", b"x")
         add("full", kind=tarfile.SYMTYPE, target=str(outside))
@@ -112,7 +114,16 @@ def test_hostile_names_do_no_harm(notebook: Notebook) -> None:
     said = notebook.say("import", str(archive), "--json")
     assert said.status == 3 and not said.json["complete"]
     named = {issue["path"] for issue in said.json["incomplete"]}
-    assert {"climbed", "way-out/planted", "passwd", "shadow", "file/below", "full"} <= named
+    assert {
+        "climbed",
+        "endless",
+        "device",
+        "way-out/planted",
+        "passwd",
+        "shadow",
+        "file/below",
+        "full",
+    } <= named
     assert "left out way-out/planted" in said.err
     notebook.well("restore", "--target", "back")
     back = notebook.place / "back"

@@ -52,6 +52,13 @@ ISSUES_MAX = 10_000
 """So many members that were left out are named; of more, the number."""
 
 
+_TARGET_MAX = 4095
+"""PATH_MAX of linux/limits.h, without the NUL."""
+
+_MAJOR_MAX, _MINOR_MAX = (1 << 12) - 1, (1 << 20) - 1
+"""Those of linux/kdev_t.h."""
+
+
 class Arrivals(Protocol):
     """Members, one after the other, and the data of the one that came last. Raises `SmsnapError`."""
 
@@ -202,8 +209,10 @@ class _Import:
         refused = self._tree.refusal(path, member.kind)
         if refused:
             return refused
-        if member.kind == Kind.SYMLINK and (not member.target or b"\0" in member.target):
-            return "it is a symbolic link to nothing"
+        if member.kind == Kind.SYMLINK and not _is_target(member.target):
+            return "it is a symbolic link to what can be no path"
+        if member.rdev >> 32 > _MAJOR_MAX or member.rdev & 0xFFFFFFFF > _MINOR_MAX:
+            return "there can be no device of its number"
         before = self._chunks.stored_bytes
         stored = self._contents.store(member.size, member.segments, arrivals.read)
         self._owners.note(member.uid, member.user, member.gid, member.group)
@@ -305,6 +314,10 @@ class _Import:
             catalog=segments,
             roster=self._repository.rosters[-1].ref,
         )
+
+
+def _is_target(target: bytes) -> bool:
+    return 0 < len(target) <= _TARGET_MAX and b"\0" not in target
 
 
 def _head(repository: Repository, history: History) -> Parent | None:

@@ -61,7 +61,7 @@ def parse_header(block: bytes) -> Header:
     if magic == _USTAR and folder:
         path = folder + b"/" + path
     named = magic.startswith(b"ustar")
-    device = (parse_number(major) << 32 | parse_number(minor)) if form in (b"3", b"4") and named else 0
+    device = (_u32(major) << 32 | _u32(minor)) if form in (b"3", b"4") and named else 0
     return Header(
         path=path,
         mode=parse_number(mode),
@@ -104,6 +104,10 @@ def parse_number(field: bytes) -> int:
         return int(digits, 8) if digits else 0
     except ValueError as error:
         raise MalformedError("a number in a header of it is malformed") from error
+
+
+def _u32(field: bytes) -> int:
+    return parse_number(field) & _ID_MAX
 
 
 def _text(field: bytes) -> bytes:

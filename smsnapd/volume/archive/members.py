@@ -18,11 +18,11 @@ from smsnapd.volume.archive.header import Header, parse_header, parse_number, wi
 from smsnapd.volume.archive.pax import MalformedError, Records
 from smsnapd.volume.archive.stream import PIECE_BYTES, Peekable
 
-EXTENDED_LIMIT: Final = 16 * 1024 * 1024
+EXTENDED_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that an extended header, a long name or a sparse map may have; GNU tar's largest are far smaller."""
 
-SEGMENT_LIMIT: Final = 1 << 20
-"""Segments that a sparse file may have here."""
+SEGMENT_LIMIT: Final = 1 << 18
+"""Segments that a sparse file may have here: with its attributes its header must fit a chunk."""
 
 _KINDS: Final = {
     b"0": Kind.REGULAR, b"\0": Kind.REGULAR, b"7": Kind.REGULAR, b"S": Kind.REGULAR,

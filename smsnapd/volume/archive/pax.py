@@ -96,11 +96,16 @@ def xattrs_in(records: Records, lost: list[str]) -> tuple[Xattr, ...]:
             continue
         if named is None:
             continue
-        if 0 < len(named.name) <= _NAME_MAX and b"\0" not in named.name and len(named.value) <= _VALUE_MAX:
+        if is_possible(named):
             found[named.name] = named.value
         else:
             lost.append("one of its extended attributes is larger than any can be")
     return tuple(Xattr(name, found[name]) for name in sorted(found))
+
+
+def is_possible(xattr: Xattr) -> bool:
+    """Whether Linux could have this attribute."""
+    return 0 < len(xattr.name) <= _NAME_MAX and b"\0" not in xattr.name and len(xattr.value) <= _VALUE_MAX
 
 
 def _xattr(keyword: bytes, text: bytes) -> Xattr | None:

@@ -15,6 +15,7 @@ from urllib.parse import quote_from_bytes
 from smsnapd.errors import DamageError
 from smsnapd.model import Entry, Flag, Kind, Xattr
 from smsnapd.volume.archive.members import Member
+from smsnapd.volume.archive.pax import is_possible
 
 SUFFIX: Final = ".smsnap-sidecar.jsonl.gz"
 LINE_LIMIT: Final = 16 * 1024 * 1024
@@ -100,6 +101,8 @@ def parse_entry(line: bytes, what: str) -> tuple[str, Member]:
         major, minor = values.get("device", (0, 0))
         link, path = values.get("link_to"), _bytes(values["path"])
         xattrs = {_bytes(name): base64.b64decode(text) for name, text in values.get("xattrs", {}).items()}
+        if not all(is_possible(Xattr(*pair)) for pair in xattrs.items()):
+            raise DamageError(what, "an extended attribute in it is larger than any can be")
         member = Member(
             path=path,
             kind=kind,
