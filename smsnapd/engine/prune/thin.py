@@ -7,6 +7,7 @@ written has the same tree, and two prunes at the same time make what fits togeth
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Final
 
 from smsnapd.engine.history import History
@@ -17,7 +18,7 @@ from smsnapd.engine.prune.report import Amount, PruneRequest
 from smsnapd.engine.prune.rewriting import Rewriter
 from smsnapd.engine.prune.thinning import Fold, plan_folds, points_of
 from smsnapd.engine.retention import kept
-from smsnapd.engine.sparse import remember_sparse
+from smsnapd.engine.sparse import ChunkKey, remember_sparse
 from smsnapd.errors import DamageError, ObjectExistsError
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository
@@ -115,12 +116,18 @@ class Thinner:
                 self.rewritten = rewriter.rewrite()
                 self._list_again()
             elif self._request.state_dir is not None:
-                place = self._request.state_dir, self._repository.repository_id, self._history.volume
-                remember_sparse(*place, rewriter.chosen)
+                self._remember(self._request.state_dir, rewriter.chosen)
         except DamageError as error:
             self.refused.append(
                 (self._history.volume, f"no chunk was written anew: {error.what}: {error.why}")
             )
+
+    def _remember(self, directory: Path, chosen: list[ChunkKey]) -> None:
+        """Let the next full from here leave these chunks; who may not write there prunes all the same."""
+        try:
+            remember_sparse(directory, self._repository.repository_id, self._history.volume, chosen)
+        except OSError as error:
+            self.notes.append(f"mostly dead chunks are not remembered for the next full: {error}")
 
     def _in_time(self) -> bool:
         """Whether what was listed is recent enough to build upon: nothing of it can have been deleted yet."""

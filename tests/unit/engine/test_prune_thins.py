@@ -405,3 +405,12 @@ def test_the_next_full_leaves_mostly_dead_chunks(pruned: Pruned, tmp_path: Path)
     pruned.backup(full=True)
     assert stored_chunks(pruned) < before * 1.1  # once is enough
     pruned.verify(tmp_path)
+
+
+def test_who_may_not_write_beside_the_index_prunes_all_the_same(pruned: Pruned, tmp_path: Path) -> None:
+    scatter(pruned, 60, keep=10)
+    grow(pruned, 3, attach=False)
+    nowhere = tmp_path / "file"
+    nowhere.write_bytes(b"no directory")
+    done = pruned.prune(policy=NEWEST, state_dir=nowhere)
+    assert done.removed > 1 and any("not remembered" in note for note in done.notes)
