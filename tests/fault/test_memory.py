@@ -148,12 +148,12 @@ def rotated(daemon: Daemon, number: int, count: int) -> dict[bytes, bytes]:
     return eventually(more, "another data key")
 
 
-def with_many_keys(daemon: Daemon) -> tuple[dict[bytes, bytes], set[str]]:
+def with_many_keys(daemon: Daemon, count: int) -> tuple[dict[bytes, bytes], set[str]]:
     """Every data key, of which the last is the current one; and what of the others is in memory."""
     daemon.start()
     daemon.until("idle")
     keys: dict[bytes, bytes] = {}
-    for number in range(1, 8):
+    for number in range(1, count + 1):
         keys = rotated(daemon, number, len(keys))
     assert daemon.process is not None
     *old, current = keys
@@ -166,14 +166,14 @@ def with_many_keys(daemon: Daemon) -> tuple[dict[bytes, bytes], set[str]]:
 
 
 def test_no_chunk_from_before_the_current_data_key_opens(daemon: Daemon) -> None:
-    keys, leaks = with_many_keys(daemon)
+    keys, leaks = with_many_keys(daemon, 6)
     assert leaks == set()
     assert found_in(disk_of(daemon), opens_chunks(daemon, set(keys), keys)) == set()
 
 
 def test_of_a_naive_daemon_they_would_open(daemon: Daemon) -> None:
     daemon.command[-2] = NAIVE
-    keys, leaks = with_many_keys(daemon)
+    keys, leaks = with_many_keys(daemon, 3)
     assert len(leaks) == len(keys) - 1
 
 
