@@ -15,7 +15,8 @@ GRACE_S = 72 * 3600.0
 
 
 def reusable(repository: Repository, volume: str, journal: Iterable[ChunkRef]) -> list[ChunkRef]:
-    """The chunks of a journal that may be used: they are there, and on no garbage list.
+    """The chunks of a journal that may be used: they are there, and neither they nor their data keys are
+    on a garbage list. A sweep that began before they were put knows nothing of them, and takes the key away.
 
     None if there is a list that cannot be read: to store them again costs less than to be wrong.
     """
@@ -23,11 +24,12 @@ def reusable(repository: Repository, volume: str, journal: Iterable[ChunkRef]) -
     if not by_name:
         return []
     # The lists first: a chunk that is swept between the two looks is on a list that was seen, or is gone.
-    garbage = GarbageBelow(repository, volume, names.chunks_prefix(volume))
+    garbage = GarbageBelow(repository, volume, names.volume_prefix(volume))
     if not garbage.is_all:
         return []
     there = (info.name for info in repository.store.list(names.chunks_prefix(volume)))
-    return [by_name[name] for name in there if name in by_name and name not in garbage]
+    refs = [by_name[name] for name in there if name in by_name and name not in garbage]
+    return [ref for ref in refs if names.data_key_name(volume, ref.key_id) not in garbage]
 
 
 def check_kept(

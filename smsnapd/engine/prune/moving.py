@@ -92,10 +92,11 @@ class Place(NamedTuple):
 
 
 class Moved:
-    """Where what was in some chunks is now. `chunks` are the new ones, of the rewriting number `rewrites`."""
+    """Where what was in some chunks is now. `chunks` are the new ones; `rewrites` is the number of the
+    replacement that is being made."""
 
-    def __init__(self, rewrites: int) -> None:
-        self.rewrites = rewrites
+    def __init__(self) -> None:
+        self.rewrites = 0
         self.chunks: list[ChunkRef] = []
         self.places: dict[ChunkKey, list[Place]] = {}
 

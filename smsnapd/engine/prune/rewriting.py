@@ -23,7 +23,7 @@ from smsnapd.format.names import ManifestName
 from smsnapd.model import CHUNK_TARGET
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener, Fetcher
-from smsnapd.repository.manifests import load_manifest
+from smsnapd.repository.manifests import list_manifests, load_manifest
 
 LEVEL: Final = 3
 
@@ -80,7 +80,7 @@ class Rewriter:
         """
         if not self.chosen:
             return 0
-        moved = Moved(self._history.rewrites + 1)
+        moved = Moved()
         self._progress.phase(f"write chunks of {self._history.volume} anew", files=len(self.chosen))
         data_key = self._repository.new_data_key(self._history.volume)
         for pieces in _packed(self.chosen, self.live):
@@ -113,8 +113,19 @@ class Rewriter:
         )
 
     def _replace(self, name: ManifestName, moved: Moved) -> None:
+        """Put one replacement, with a number of its own.
+
+        A writer may make its index at any moment, of manifests of which some are replaced by then: the next
+        replacement must have a higher number than that index knows, or it would be used with what that takes.
+        """
+        listed = list_manifests(self._repository, name.volume)
+        if name not in listed.counting:
+            return  # another prune has let it go or written it anew meanwhile
+        moved.rewrites = 1 + max(each.rewrites for each in (*listed.counting, *listed.replaced))
         encoded = self._folder.write(Fold((name,)), moved=moved)
         self._repository.store.barrier()
+        if not self._in_time():  # this may have slept since it was asked
+            return
         try:
             self._repository.store.put(encoded.manifest.name.object_name(), encoded.data)
         except ObjectExistsError:

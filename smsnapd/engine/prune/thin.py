@@ -141,6 +141,8 @@ class Thinner:
             self.refused.append((fold.last.object_name(), f"not folded: {error.what}: {error.why}"))
             return
         store.barrier()
+        if not self._still_counts(fold):
+            return
         fresh = pinned(self._repository, self._history.volume)
         if not self._in_time() or any(name.snapshot in fresh for name in fold.gone):
             return
@@ -151,6 +153,15 @@ class Thinner:
             return
         store.barrier()
         self.removed += fold.gone
+
+    def _still_counts(self, fold: Fold) -> bool:
+        """Whether no other prune was at what is folded: of what that has written anew an index may be made
+        by now, which would be used still when this fold had taken it away."""
+        counting = list_manifests(self._repository, self._history.volume).counting
+        if set(fold.names).issubset(counting):
+            return True
+        log.info("another prune was at what %s stands for", fold.last.object_name())
+        return False
 
     def suppose(self) -> History:
         """What the history would be. Nothing is written; `References` knows what would be needed."""

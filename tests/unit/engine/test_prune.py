@@ -354,6 +354,31 @@ def test_a_list_moved_to_another_time_is_forged(pruned: Pruned) -> None:
     assert outcome.deleted == Amount()
 
 
+def test_a_chunk_of_a_journal_is_not_used_whose_data_key_goes(tmp_path: Path) -> None:
+    """A run slept through its lease, and put a chunk while what it had put before was swept."""
+    pruned = Pruned.create(tmp_path)
+    (pruned.root / "file").write_bytes(b"first" * 4000)
+    pruned.backup()
+    (pruned.root / "file").write_bytes(b"never committed" * 400)
+    pruned.settle()
+    before = pruned.objects()
+    pruned.cut_off(fault=Fault.PERMANENT)
+    late = {name: pruned.store._objects.pop(name) for name in pruned.objects() - before if "/chunks/" in name}
+    pruned.prune()
+    pruned.passes(73)
+
+    def plan(call: Call) -> None:
+        if call.method == "delete" and "/keys/" in call.name and late:
+            pruned.store._objects.update(late)
+            late.clear()
+            assert pruned.backup()
+
+    assert late
+    pruned.prune(FaultyStore(pruned.store, plan))
+    assert not late
+    pruned.verify(tmp_path)
+
+
 def test_a_writer_heeds_what_it_cannot_read(pruned: Pruned, tmp_path: Path) -> None:
     """With a damaged list about, nothing of the journal is used: it may be on it."""
     pruned.prune()

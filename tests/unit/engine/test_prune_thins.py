@@ -13,6 +13,7 @@ import pytest
 
 import smsnapd.recover as recover_script
 from smsnapd.engine.history import History
+from smsnapd.engine.prune import rewriting
 from smsnapd.engine.prune.moving import Live
 from smsnapd.engine.retention import Policy
 from smsnapd.engine.tree import SnapshotTree
@@ -383,6 +384,85 @@ def test_small_chunks_are_gathered(pruned: Pruned, tmp_path: Path) -> None:
     assert pruned.thin(NEWEST, write_key=False).rewritten == before - 1  # all but the newest
     pruned.sweep_all(write_key=False)
     assert len(list(pruned.store.list(names.chunks_prefix(VOLUME)))) <= 2
+    pruned.verify(tmp_path)
+
+
+def test_an_index_of_amid_a_rewriting_is_made_anew(pruned: Pruned, tmp_path: Path) -> None:
+    """A backup makes its index of manifests of which some are rewritten by then, and some are not."""
+    for number in range(12):
+        (pruned.root / f"small-{number}").write_bytes(os.urandom(3000))
+        pruned.settle()
+        pruned.backup()
+    replaced: list[str] = []
+
+    def plan(call: Call) -> None:
+        if call.method == "put" and "/manifests/" in call.name:
+            replaced.append(call.name)
+            if len(replaced) == 4:
+                (pruned.root / "small-12").write_bytes(b"amid")
+                assert pruned.backup()
+
+    store = FaultyStore(pruned.store, plan)
+    assert pruned.thin(Policy(keep_within_s=1e9), store, write_key=False).rewritten >= 10
+    assert len(replaced) > 8
+    pruned.sweep_all()
+    pruned.verify(tmp_path)
+    (pruned.root / "small-10").rename(pruned.root / "renamed")
+    assert pruned.backup()
+    assert pruned.backup(full=True)
+    pruned.verify(tmp_path)
+
+
+def test_a_fold_of_what_was_written_anew_meanwhile_is_left(
+    pruned: Pruned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would take the new chunks away from an index that was made of them."""
+    monkeypatch.setattr(rewriting, "CHUNK_TARGET", 4096)
+    for number in range(12):
+        (pruned.root / f"small-{number}").write_bytes(os.urandom(3000))
+        pruned.settle()
+        pruned.backup()
+    with pruned.protected.repository() as repository:
+        stays = Tagged(names_of(pruned)[9].snapshot, "stays")
+        put_tag(repository, VOLUME, stays, repository.write_key, is_set=True)
+    rewritten: list[int] = []
+
+    def plan(call: Call) -> None:
+        if call.method == "get" and "/manifests/" in call.name and not rewritten:
+            rewritten.append(0)
+            rewritten[0] = pruned.thin(Policy(keep_within_s=1e9), write_key=False).rewritten
+            (pruned.root / "small-12").write_bytes(b"amid")
+            assert pruned.backup()
+
+    pruned.thin(NEWEST, FaultyStore(pruned.store, plan))
+    assert rewritten[0] >= 10
+    pruned.sweep_all()
+    pruned.verify(tmp_path)
+    assert pruned.backup(full=True)
+    pruned.verify(tmp_path)
+
+
+def test_a_rewriting_that_slept_for_longer_than_the_grace_replaces_nothing(
+    pruned: Pruned, tmp_path: Path
+) -> None:
+    """What it has written was garbage to another prune meanwhile, and is gone."""
+    for number in range(12):
+        (pruned.root / f"small-{number}").write_bytes(os.urandom(3000))
+        pruned.settle()
+        pruned.backup()
+    awake: list[Call] = []
+
+    def plan(call: Call) -> None:
+        if call.method == "put" and "/chunks/" in call.name:
+            awake.append(call)
+        if call.method == "list" and call.name == names.manifests_prefix(VOLUME) and awake:
+            awake.clear()
+            pruned.prune()
+            pruned.passes(73)
+            assert pruned.prune().deleted.objects
+
+    pruned.thin(Policy(keep_within_s=1e9), FaultyStore(pruned.store, plan), write_key=False)
+    assert not awake
     pruned.verify(tmp_path)
 
 
