@@ -7,6 +7,7 @@ import pytest
 
 from smsnapd.engine.backup import BackupOutcome, BackupRequest
 from smsnapd.engine.check import CheckReport, CheckRequest, Finding
+from smsnapd.engine.environment.companion import EnvironmentRequest
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.restore import RestoreOutcome, RestoreRequest
 from smsnapd.format.manifest import Issue
@@ -78,6 +79,7 @@ def test_backup_asks_for_what_was_said(configured, played, tmp_path: Path) -> No
         full=True,
         reread=True,
         dry_run=True,
+        environment=EnvironmentRequest(),
     )
     assert (asked[1].root, asked[1].volume, asked[1].full) == (b"/elsewhere", "other", False)
 
@@ -236,6 +238,7 @@ def test_check_reports(configured, played) -> None:
         "objects": 9,
         "bytes_read": 10,
         "opened": True,
+        "contents": {},
         "notes": ["no state"],
         "requests": NO_REQUESTS,
     }
