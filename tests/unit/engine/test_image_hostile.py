@@ -36,6 +36,12 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def protected(on_disk: Protected) -> Protected:
+    """A repository on disk: other processes show and mount the images in it."""
+    return on_disk
+
+
 def recommit(protected: Protected, change: Callable[[Image], Image]) -> None:
     """The same full once more, of another image by its own words."""
     with protected.repository(write_key=True) as repository:

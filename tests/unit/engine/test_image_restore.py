@@ -80,6 +80,12 @@ def seen(root: Path) -> object:
 
 
 @pytest.fixture
+def protected(on_disk: Protected) -> Protected:
+    """A repository on disk: other processes show and mount the images in it."""
+    return on_disk
+
+
+@pytest.fixture
 def imaged(protected: Protected, device: Path, tmp_path: Path) -> Callable[..., Protected]:
     """`imaged()`: the device, populated, and a block full of it."""
 
@@ -113,14 +119,9 @@ def free_of(path: Path) -> int:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_file_of_the_same_size_is_the_image(
-    imaged: Callable[..., Protected], on_disk: Protected, device: Path, tmp_path: Path, workers: int
+    imaged: Callable[..., Protected], device: Path, tmp_path: Path, workers: int
 ) -> None:
-    protected = imaged() if not workers else on_disk
-    if workers:
-        with mounted(device, tmp_path / "mounted") as root:
-            populate(root)
-        take_image(protected, device)
-    outcome = to_device(protected, tmp_path / "back", verify=True, workers=workers)
+    outcome = to_device(imaged(), tmp_path / "back", verify=True, workers=workers)
     assert (outcome.way, outcome.size) == ("image", 48 * MIB)
     assert outcome.verified == outcome.bytes > 9 * MIB
     assert (tmp_path / "back").stat().st_blocks * 512 < 40 * MIB
