@@ -165,6 +165,7 @@ class _ImageRun:
         self._notes = notes
         self._keys = repository.volume_keys(request.volume)
         self._companion = Companion(request.root, request.environment, progress)
+        self._rewrites = 0
 
     def close(self) -> None:
         """Let go of what the run holds; safe at any moment."""
@@ -178,6 +179,7 @@ class _ImageRun:
         """From the head to the commit."""
         history = History.load(self._repository, self._request.volume)
         self._tenure.listed(history)
+        self._rewrites = history.rewrites
         for text in filter(None, (taken_over(self._tenure.lease), cut_off(history, self._state))):
             self._note(text)
         self._companion.begin(left_out(self._request.state_dir, self._settings.url), judging=False)
@@ -277,7 +279,7 @@ class _ImageRun:
             check_fresh(self._tenure, self._repository, self._request, table, catalog, manifest)
             recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
             where = self._tree.root, self._mount.filesystem_uuid
-            update.commit(head_of(recorded, *where, self._state.rewrites), bare=True)
+            update.commit(head_of(recorded, *where, self._rewrites), bare=True)
         return recorded
 
     def _manifest(

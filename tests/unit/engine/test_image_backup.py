@@ -16,6 +16,7 @@ from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.history import History
 from smsnapd.engine.image.restore import DeviceRequest, restore_device
 from smsnapd.engine.progress import Silent
+from smsnapd.engine.prune import PruneRequest, run_prune
 from smsnapd.engine.retention import Policy
 from smsnapd.errors import UsageError, VolumeError
 from tests.property.observed import differences, observe
@@ -128,6 +129,22 @@ def test_where_the_index_is_lost_a_new_full_is_made(
     assert any("local state" in note for note in again.notes)
     assert again.snapshot.stored_bytes < first.stored_bytes / 4  # chunks with the same content
     same_as(volume, brought_back(on_disk, tmp_path), tmp_path)
+
+
+def test_an_image_behind_what_was_written_anew_is_gone_on_from(
+    imaged: Callable[..., BackupOutcome], volume: Path, on_disk: Protected
+) -> None:
+    """Its index names nothing of what was before, whatever became of that."""
+    for number in range(10):
+        (volume / f"small-{number}").write_bytes(os.urandom(3000))
+        imaged(mode="tar")
+    asked = PruneRequest(VOLUME, 72 * 3600.0, policy=Policy(keep_within_s=1e9))
+    with on_disk.repository() as repository:
+        (pruned,) = run_prune(repository, asked, Silent()).volumes
+    assert pruned.rewritten
+    on_disk.lose_state()
+    assert imaged(full=True).snapshot is not None
+    assert imaged().snapshot is None
 
 
 def test_a_full_of_files_behind_an_image_has_everything(
