@@ -169,9 +169,16 @@ class Keyring:
         for forms in self._every_key():
             for form in forms:
                 if self._never_held(form.object_name, sequence):
+                    self._check_newest(sequence)
                     self._store.delete(form.object_name)
         self._seal_for(self._repository.roster.recipients, sequence)
         self._drop_old_seals()
+
+    def _check_newest(self, sequence: int) -> None:
+        """SmsnapError if a roster came meanwhile: what was put for it may be all that there is of a key."""
+        found = (names.parse_roster_name(info.name) for info in self._store.list(names.ROSTERS_PREFIX))
+        if any(number is not None and number > sequence for number in found):
+            raise SmsnapError("change the keys", _CHANGED, _AGAIN)
 
     def _never_held(self, object_name: str, sequence: int) -> bool:
         """Whether it was put for a roster that never came: a later one's seal, or the key of a new writer."""

@@ -22,7 +22,7 @@ from smsnapd.repository import Credentials, Repository
 from smsnapd.repository.keyring import Keyring
 from smsnapd.store import StoreSettings, open_store
 from smsnapd.store.memory import MemoryStore
-from tests.fault.faulty import WRITES, Crash, Fault, FaultyStore
+from tests.fault.faulty import WRITES, Call, Crash, Fault, FaultyStore
 from tests.fault.small import Objects, objects_of, store_of
 from tests.property.protected import PASSPHRASE, VOLUME, Protected
 
@@ -256,6 +256,35 @@ CHANGES: dict[str, tuple[str, Change, set[str], set[str]]] = {
         {"owner", "escrow"},
     ),
 }
+
+
+def test_who_puts_keys_in_order_takes_nothing_that_came_into_force_meanwhile(
+    protected: Protected, shared: Objects
+) -> None:
+    """It knew no roster behind the seals that another change had put; by now there is one."""
+    store = store_of(shared)
+    made = [daemon(protected, store).new_data_key(VOLUME).id for _ in range(3)]
+    while (
+        made[-1].hex()
+        < max(info.name for info in store.list(names.data_keys_prefix(VOLUME))).split("/")[-1][:32]
+    ):
+        made.append(daemon(protected, store).new_data_key(VOLUME).id)
+    key_id = made[-1]  # the last that is read
+    sealed_again = names.data_key_name(VOLUME, key_id, 3)
+    removed: list[Call] = []
+
+    def plan(call: Call) -> None:
+        if call.name == sealed_again and call.method == "get" and not removed:
+            removed.append(call)
+            Keyring(owner(protected, store)).remove_recipient(ESCROW.recipient.id)
+
+    dying = FaultyStore(store, lambda call: Fault.CRASH if call.name == names.roster_name(3) else None)
+    with suppress(Crash):  # all is sealed anew by then
+        Keyring(owner(protected, dying)).remove_recipient(ESCROW.recipient.id)
+    with pytest.raises(SmsnapError, match="somebody else has changed them"):
+        Keyring(owner(protected, FaultyStore(store, plan))).settle()
+    assert removed
+    assert owner(protected, store).data_key(VOLUME, key_id).id == key_id
 
 
 def holders(protected: Protected, store: MemoryStore) -> set[str]:
