@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
 from itertools import groupby
 from operator import attrgetter
@@ -10,10 +11,12 @@ from typing import NamedTuple
 from smsnapd.engine.history import History
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import SmsnapError
-from smsnapd.format.manifest import Issue, manifest_hash
-from smsnapd.format.names import ManifestName
+from smsnapd.format.manifest import Issue, ParentRef
+from smsnapd.format.manifest_object import manifest_hash
+from smsnapd.format.names import ManifestName, SnapshotKind
 from smsnapd.model import Listing
 from smsnapd.repository import Repository
+from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import Recorded
 from smsnapd.state import Head, State
 
@@ -40,6 +43,25 @@ def parent_of(recorded: Recorded) -> Parent:
     """A commit as that which the next one follows."""
     manifest = recorded.manifest
     return Parent(recorded.name, recorded.hash, manifest.completeness.incomplete, manifest.source.filesystem)
+
+
+def reference(head: Parent | Recorded | None) -> ParentRef | None:
+    """How the next manifest names the newest commit; None if there is none."""
+    return None if head is None else ParentRef(head.name.snapshot, head.hash)
+
+
+def next_name(
+    volume: str, head: Parent | None, lease: Lease, time_ns: int, kind: SnapshotKind
+) -> ManifestName:
+    """The name of the manifest behind `head`, of a new snapshot that stands for `time_ns`."""
+    return ManifestName(
+        volume=volume,
+        sequence=head.name.sequence + 1 if head else 1,
+        generation=lease.generation,
+        time_us=time_ns // 1000,
+        kind=kind,
+        snapshot=secrets.token_hex(8),
+    )
 
 
 def bring_up(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.environment.companion import Companion, EnvironmentRequest
 from smsnapd.engine.environment.keeping import put_report
 from smsnapd.engine.environment.leaving import LEFT_OUT
-from smsnapd.engine.index import Parent, head_of
+from smsnapd.engine.index import Parent, head_of, next_name, reference
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
@@ -28,11 +27,10 @@ from smsnapd.engine.storing import StoreTask
 from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import VolumeError
 from smsnapd.format.keys import DataKey
-from smsnapd.format.manifest import Completeness, Issue, Manifest, ParentRef, Source, Statistics
-from smsnapd.format.names import ManifestName
+from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics
+from smsnapd.format.names import ManifestName, SnapshotKind
 from smsnapd.model import ChunkRef, Entry, Listing, path_text
 from smsnapd.repository import Repository
-from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.repository.manifests import commit_manifest
 from smsnapd.state import State, StateUpdate, TreeCounts
@@ -158,7 +156,8 @@ class SnapshotWriter:
             told = head is not None and incomplete == [*head.incomplete]
             if not (full or assembler.stored or assembler.deleted) and told:
                 return Written(None, 0, 0, 0, incomplete)
-            name = self._name(lease, head, full)
+            kind: SnapshotKind = "full" if full else "incremental"
+            name = next_name(self._request.volume, head, lease, self._scanned.started_ns, kind)
             attachments = Attachments(name.object_name())
             new_bytes = storage.stored_bytes + catalog.stored_bytes
             manifest = self._manifest(
@@ -272,16 +271,6 @@ class SnapshotWriter:
             return whole_tree(self._state.listings(), changes, record)
         return ((recorded.after, recorded) for recorded in map(record, changes))
 
-    def _name(self, lease: Lease, head: Parent | None, full: bool) -> ManifestName:
-        return ManifestName(
-            volume=self._request.volume,
-            sequence=head.name.sequence + 1 if head else 1,
-            generation=lease.generation,
-            time_us=self._scanned.started_ns // 1000,
-            kind="full" if full else "incremental",
-            snapshot=secrets.token_hex(8),
-        )
-
     def _manifest(
         self,
         name: ManifestName,
@@ -302,7 +291,7 @@ class SnapshotWriter:
             repository_id=self._repository.id,
             name=name,
             finished_us=self._clock_ns() // 1000,
-            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            parent=reference(head),
             program=f"smsnapd {__version__}",
             host=socket.gethostname(),
             source=Source(path_text(self._scanned.root), self._scanned.filesystem),

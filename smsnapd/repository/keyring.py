@@ -33,7 +33,7 @@ from smsnapd.format.keyslot import (
     make_kms_slot,
     open_keyslot,
 )
-from smsnapd.format.manifest import manifest_hash
+from smsnapd.format.manifest_object import manifest_hash
 from smsnapd.format.record import DataKeyRecord, Keyslot, KmsSlot, SealedKey, WriterKey
 from smsnapd.format.roster import Head, Revocation, Roster, RosterKey
 from smsnapd.repository.access import Repository

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from smsnapd.errors import DamageError, ObjectMissingError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.codec import parse_header
-from smsnapd.format.manifest import Manifest, decode_manifest, encode_manifest, manifest_hash
+from smsnapd.format.manifest import Manifest
+from smsnapd.format.manifest_object import decode_manifest, encode_manifest, manifest_hash
 from smsnapd.format.names import ManifestName
 from smsnapd.repository.access import Repository
 from smsnapd.repository.lease import Lease

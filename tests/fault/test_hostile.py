@@ -24,7 +24,8 @@ from smsnapd.format.catalog import encode_segment
 from smsnapd.format.codec import Context, ObjectType, chunk_hash, seal, stored_hash
 from smsnapd.format.keys import Identity, WriteKey, seal_write_key
 from smsnapd.format.keyslot import make_keyslot
-from smsnapd.format.manifest import ParentRef, encode_manifest
+from smsnapd.format.manifest import ParentRef
+from smsnapd.format.manifest_object import encode_manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.format.record import Lease as LeaseRecord
 from smsnapd.format.record import RepositoryRecord, record_hash

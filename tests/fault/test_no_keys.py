@@ -26,7 +26,8 @@ from smsnapd.format.keys import (
     seal_data_key,
     seal_write_key,
 )
-from smsnapd.format.manifest import ParentRef, decode_manifest, encode_manifest
+from smsnapd.format.manifest import ParentRef
+from smsnapd.format.manifest_object import decode_manifest, encode_manifest
 from smsnapd.format.names import DataKeyName, WriterName
 from smsnapd.format.record import DataKeyRecord, RepositoryRecord, record_hash
 from smsnapd.format.roster import Roster, RosterKey

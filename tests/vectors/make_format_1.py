@@ -24,8 +24,8 @@ from smsnapd.format.manifest import (
     ParentRef,
     Source,
     Statistics,
-    encode_manifest,
 )
+from smsnapd.format.manifest_object import encode_manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.format.record import Lease, RepositoryRecord, public_id, record_hash
 from smsnapd.format.roster import Head, Revocation, Roster, RosterKey

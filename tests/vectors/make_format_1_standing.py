@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from smsnapd.format.catalog import encode_segment
-from smsnapd.format.manifest import ParentRef, StoodFor, encode_manifest
+from smsnapd.format.manifest import ParentRef, StoodFor
+from smsnapd.format.manifest_object import encode_manifest
 from smsnapd.format.names import TagName
 from smsnapd.format.tag import Tag, encode_tag
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing

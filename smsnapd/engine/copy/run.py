@@ -14,6 +14,7 @@ from pathlib import Path
 from smsnapd.engine.copy.carrying import Carrier, Reader, Source, journaled, pairs_of
 from smsnapd.engine.copy.plan import CopyPlan, Step, plan_copy
 from smsnapd.engine.history import History, check_link
+from smsnapd.engine.index import reference
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder
 from smsnapd.engine.reuse import GRACE_S, check_kept, reusable
@@ -22,7 +23,7 @@ from smsnapd.engine.tenure import Tenure
 from smsnapd.engine.tree import SnapshotTree, catalog_opener
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.format import names
-from smsnapd.format.manifest import CopiedFrom, Manifest, ParentRef
+from smsnapd.format.manifest import CopiedFrom, Manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
@@ -293,7 +294,7 @@ class _Copy:
             manifest,
             repository_id=self._target.id,
             name=name,
-            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            parent=reference(head),
             chunks=chunks,
             catalog=segments,
             environment=environment,

@@ -23,7 +23,7 @@ from smsnapd.engine.image.catalog import add_pieces, check_fresh
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.index import Parent, newest
+from smsnapd.engine.index import Parent, newest, next_name, reference
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
@@ -32,8 +32,7 @@ from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.image import Image
-from smsnapd.format.manifest import Completeness, Manifest, ParentRef, Source, Statistics
-from smsnapd.format.names import ManifestName
+from smsnapd.format.manifest import Completeness, Manifest, Source, Statistics
 from smsnapd.model import BLOCK, Entry, Kind
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded, commit_manifest
@@ -173,21 +172,14 @@ class _Intake:
         image: Image,
         storage: ImageStorage,
     ) -> Manifest:
-        name = ManifestName(
-            volume=self._request.volume,
-            sequence=head.name.sequence + 1 if head else 1,
-            generation=self._tenure.lease.generation,
-            time_us=self._started_ns // 1000,
-            kind="full",
-            snapshot=secrets.token_hex(8),
-        )
+        name = next_name(self._request.volume, head, self._tenure.lease, self._started_ns, "full")
         geometry = self._eyes.geometry
         files, size = self._contents()
         return Manifest(
             repository_id=self._repository.id,
             name=name,
             finished_us=self._clock_ns() // 1000,
-            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            parent=reference(head),
             program=f"smsnapd {__version__}",
             host=socket.gethostname(),
             source=Source(self._request.source, image.uuid),

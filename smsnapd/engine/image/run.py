@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,7 @@ from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.index import Parent, cut_off, head_of, newest
+from smsnapd.engine.index import Parent, cut_off, head_of, newest, next_name, reference
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
@@ -33,16 +32,7 @@ from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, with_report
 from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import VolumeError
 from smsnapd.format.image import Image
-from smsnapd.format.manifest import (
-    Completeness,
-    Consistency,
-    Issue,
-    Manifest,
-    ParentRef,
-    Source,
-    Statistics,
-)
-from smsnapd.format.names import ManifestName
+from smsnapd.format.manifest import Completeness, Consistency, Issue, Manifest, Source, Statistics
 from smsnapd.model import path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded, commit_manifest
@@ -293,14 +283,7 @@ class _ImageRun:
         storage: ImageStorage,
         update: StateUpdate,
     ) -> Manifest:
-        name = ManifestName(
-            volume=self._request.volume,
-            sequence=head.name.sequence + 1 if head else 1,
-            generation=self._tenure.lease.generation,
-            time_us=moment.time_ns // 1000,
-            kind="full",
-            snapshot=secrets.token_hex(8),
-        )
+        name = next_name(self._request.volume, head, self._tenure.lease, moment.time_ns, "full")
         nothing = Attachments(name.object_name())
         counts, report = update.counts, names.report
         # They are in the image; but what becomes of what is below them no delta can tell.
@@ -309,7 +292,7 @@ class _ImageRun:
             repository_id=self._repository.id,
             name=name,
             finished_us=self._clock_ns() // 1000,
-            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            parent=reference(head),
             program=f"smsnapd {__version__}",
             host=socket.gethostname(),
             source=Source(path_text(self._tree.root), self._mount.filesystem_uuid),

@@ -7,7 +7,6 @@ nothing refers to, and no recovery point.
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import socket
 import sqlite3
 import time
@@ -20,7 +19,7 @@ from typing import Protocol
 from smsnapd import __version__
 from smsnapd.engine.chunkwriter import ChunkWriter
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.index import Parent
+from smsnapd.engine.index import Parent, next_name, reference
 from smsnapd.engine.intake.contents import Contents
 from smsnapd.engine.intake.image import ArrivingImage
 from smsnapd.engine.intake.recording import OwnerNames, Recorder
@@ -32,16 +31,8 @@ from smsnapd.engine.tenure import Tenure
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format import names
-from smsnapd.format.manifest import (
-    Completeness,
-    Issue,
-    Manifest,
-    ParentRef,
-    Source,
-    Statistics,
-    manifest_hash,
-)
-from smsnapd.format.names import ManifestName
+from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics
+from smsnapd.format.manifest_object import manifest_hash
 from smsnapd.model import ChunkRef, Entry, Flag, Kind
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import commit_manifest
@@ -286,16 +277,9 @@ class _Import:
         segments: tuple[ChunkRef, ...] = tuple(ref for ref, _ in catalog.segments)
         return Manifest(
             repository_id=self._repository.id,
-            name=ManifestName(
-                volume=self._request.volume,
-                sequence=head.name.sequence + 1 if head else 1,
-                generation=self._tenure.lease.generation,
-                time_us=self._started_ns // 1000,
-                kind="full",
-                snapshot=secrets.token_hex(8),
-            ),
+            name=next_name(self._request.volume, head, self._tenure.lease, self._started_ns, "full"),
             finished_us=self._clock_ns() // 1000,
-            parent=ParentRef(head.name.snapshot, head.hash) if head else None,
+            parent=reference(head),
             program=f"smsnapd {__version__}",
             host=socket.gethostname(),
             source=Source(self._request.source, ""),

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from smsnapd.errors import DamageError, ObjectExistsError, ObjectMissingError
 from smsnapd.format import names
-from smsnapd.format.manifest import decode_manifest
+from smsnapd.format.manifest_object import decode_manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.format.table import attached_object
 from smsnapd.repository import Repository

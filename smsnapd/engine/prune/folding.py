@@ -13,15 +13,8 @@ from smsnapd.engine.recording import Attachments, CatalogBuilder
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.format.catalog import CatalogWriter
 from smsnapd.format.keys import WriteKey
-from smsnapd.format.manifest import (
-    Manifest,
-    Owner,
-    Owners,
-    ParentRef,
-    StoodFor,
-    encode_manifest,
-    manifest_hash,
-)
+from smsnapd.format.manifest import Manifest, Owner, Owners, ParentRef, StoodFor
+from smsnapd.format.manifest_object import encode_manifest, manifest_hash
 from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef, Kind, Listing
 from smsnapd.repository import Repository

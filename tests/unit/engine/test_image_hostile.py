@@ -19,7 +19,8 @@ from smsnapd.engine.image.restore import DeviceRequest, restore_device
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format.image import Image
-from smsnapd.format.manifest import ParentRef, encode_manifest
+from smsnapd.format.manifest import ParentRef
+from smsnapd.format.manifest_object import encode_manifest
 from tests.property.protected import VOLUME, Protected
 from tests.unit.engine.images import PIECE, make_ext4, mounted, take_image
 

@@ -26,7 +26,7 @@ from smsnapd.format import names
 from smsnapd.format.codec import Context, ObjectType, seal
 from smsnapd.format.garbage import GarbageHead, GarbageList, encode_garbage
 from smsnapd.format.keys import WriteKey
-from smsnapd.format.manifest import encode_manifest
+from smsnapd.format.manifest_object import encode_manifest
 from smsnapd.format.names import GarbageName, ManifestName
 from smsnapd.format.roster import Head
 from smsnapd.repository import Repository

@@ -20,7 +20,8 @@ from smsnapd.engine.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.format import names
 from smsnapd.format.keys import parse_write_key
-from smsnapd.format.manifest import StoodFor, encode_manifest
+from smsnapd.format.manifest import StoodFor
+from smsnapd.format.manifest_object import encode_manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.repository.keyring import Keyring
 from smsnapd.repository.tags import Tagged, put_tag

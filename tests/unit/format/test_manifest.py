@@ -27,10 +27,8 @@ from smsnapd.format.manifest import (
     ParentRef,
     Source,
     Statistics,
-    decode_manifest,
-    encode_manifest,
-    manifest_hash,
 )
+from smsnapd.format.manifest_object import decode_manifest, encode_manifest, manifest_hash
 from smsnapd.format.members import canonical_json
 from smsnapd.format.names import ManifestName
 from smsnapd.format.table import attached_object

@@ -21,7 +21,7 @@ from smsnapd.format import names
 from smsnapd.format.codec import Context, ObjectType, open_sealed, padme
 from smsnapd.format.keys import DataKey, Identity, WriteKey, open_data_key, open_write_key, parse_write_key
 from smsnapd.format.keyslot import open_keyslot
-from smsnapd.format.manifest import decode_manifest
+from smsnapd.format.manifest_object import decode_manifest
 from smsnapd.format.names import ManifestName
 from smsnapd.format.record import Keyslot, Lease, RepositoryRecord, record_hash
 from smsnapd.format.roster import Roster

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from smsnapd.errors import DamageError
 from smsnapd.format.catalog import decode_segment
 from smsnapd.format.codec import Context, ObjectType, open_sealed
-from smsnapd.format.manifest import StoodFor, decode_manifest
+from smsnapd.format.manifest import StoodFor
+from smsnapd.format.manifest_object import decode_manifest
 from smsnapd.format.names import ManifestName, TagName
 from smsnapd.format.tag import decode_tag
 from smsnapd.model import Flag, Kind
