@@ -15,6 +15,7 @@ import contextlib
 import logging
 import os
 import resource
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOST: Final = "127.0.0.1"
 _CLIENT_S: Final = 10.0
 """How long a client of the port may be silent before its connection is closed."""
+_CONNECTIONS: Final = 8
 _JOIN_S: Final = 5.0
 _NO_LABELS: Final[Mapping[str, str]] = MappingProxyType({})
 _log = logging.getLogger(__name__)
@@ -98,6 +100,7 @@ class Port:
         # A client that connects and is silent must not keep a thread for ever, nor its end fill the log.
         server.RequestHandlerClass = type("Handler", (server.RequestHandlerClass,), {"timeout": _CLIENT_S})
         server.handle_error = lambda *_: _log.debug("a client of the metrics port left", exc_info=True)
+        _Slots(server)
 
     @property
     def number(self) -> int:
@@ -109,6 +112,40 @@ class Port:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(_JOIN_S)
+
+
+class _Slots:
+    """Close at once what comes beyond `_CONNECTIONS` at a time: methods in the place of the server's own.
+
+    The library's server begins a thread for each, so anybody on this machine could use up the process's
+    threads and descriptors.
+    """
+
+    def __init__(self, server: Any) -> None:
+        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        self._begin, self._serve = server.process_request, server.process_request_thread
+        server.verify_request = self.verify_request
+        server.process_request = self.process_request
+        server.process_request_thread = self.process_request_thread
+
+    def verify_request(self, *_: Any) -> bool:
+        """Whether there is room; if not, the server closes the connection."""
+        return self._free.acquire(blocking=False)
+
+    def process_request(self, *client: Any) -> None:
+        """Begin the thread of a client that has room."""
+        try:
+            self._begin(*client)
+        except BaseException:  # no thread could be had
+            self._free.release()
+            raise
+
+    def process_request_thread(self, *client: Any) -> None:
+        """Serve it, and make room."""
+        try:
+            self._serve(*client)
+        finally:
+            self._free.release()
 
 
 def write_whole(path: Path, content: bytes) -> None:
