@@ -4,14 +4,18 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as strictly_parsed
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -232,6 +236,16 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.fixture
+def naive_port() -> Iterator[int]:
+    """The library's server as it comes: on every address, and it waits for any number of clients for ever."""
+    server, thread = start_http_server(0, registry=CollectorRegistry())
+    yield int(server.server_address[1])
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
 def scrape(port: int, **headers: str) -> str:
     request = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers=headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -319,6 +333,10 @@ def test_the_port_answers_on_this_machine_alone(stand: Stand, free_port: int) ->
         socket.create_connection(("127.0.0.1", free_port), 60)
 
 
+def test_of_a_naive_port_it_is_another_address_too(naive_port: int) -> None:
+    socket.create_connection(("127.0.0.2", naive_port), 60).close()
+
+
 def test_a_port_in_use_is_no_more_than_trouble(stand: Stand, free_port: int) -> None:
     telemetry = f'metrics_file = "out/smsnapd.prom"\nmetrics_port = {free_port}'
     with socket.socket() as other:
@@ -334,13 +352,67 @@ def test_a_port_in_use_is_no_more_than_trouble(stand: Stand, free_port: int) -> 
 
 
 def test_a_silent_client_is_let_go(
-    stand: Stand, free_port: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    stand: Stand,
+    free_port: int,
+    naive_port: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(metrics, "_CLIENT_S", 0.05)
     stand.use(f"metrics_port = {free_port}")
-    with socket.create_connection(("127.0.0.1", free_port), 60) as silent:
-        assert silent.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", naive_port), 60) as kept:
+        with socket.create_connection(("127.0.0.1", free_port), 60) as silent:
+            assert silent.recv(1) == b""
+        kept.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            kept.recv(1)
     assert capfd.readouterr().err == ""
+
+
+@contextmanager
+def silent_clients(port: int, count: int) -> Iterator[None]:
+    """They are connected and say nothing, and each has a thread that waits for it."""
+    eventually(partial(serves, 0), "the end of those before")
+    with ExitStack() as stack:
+        for number in range(count):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+            eventually(partial(serves, number + 1), "a thread for it")
+        yield
+    eventually(partial(serves, 0), "their end")
+
+
+def serves(count: int) -> bool:
+    """Whether so many threads serve clients of any port."""
+    return count == sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+
+def test_silent_clients_take_no_more_than_their_slots(
+    stand: Stand, free_port: int, naive_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with silent_clients(naive_port, 30):
+        pass
+    monkeypatch.setattr(metrics, "_CLIENT_S", 600.0)
+    stand.use(f"metrics_port = {free_port}")
+    with silent_clients(free_port, 8):
+        for _ in range(4):
+            with socket.create_connection(("127.0.0.1", free_port), 60) as one_more:
+                assert one_more.recv(1) == b""
+        assert serves(8)
+    assert value(read(scrape(free_port)), "state", state="starting") == 1
+
+
+def test_a_request_without_end_is_cut_off(stand: Stand, free_port: int) -> None:
+    """A naive reader takes whatever comes before the end of the line."""
+    stand.use(f"metrics_port = {free_port}")
+    endless = b"GET /" + b"a" * 70_000
+    ours, theirs = socket.socketpair()
+    with ours, theirs, theirs.makefile("rb") as naive:
+        ours.sendall(endless)
+        ours.shutdown(socket.SHUT_WR)
+        assert naive.readline() == endless
+    with socket.create_connection(("127.0.0.1", free_port), 60) as client:
+        client.sendall(endless)
+        assert b" 414 " in client.recv(1000)
 
 
 def test_who_wants_no_metrics_loads_nothing(tmp_path: Path) -> None:
