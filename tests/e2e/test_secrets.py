@@ -6,8 +6,9 @@ import base64
 import itertools
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import suppress
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from smsnapd.format.keys import Identity, parse_write_key
 from tests.e2e.daemon import SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import PASSPHRASE, Notebook
 
+NOBODY = 65534
 HOOK = """#!/bin/sh
 env >> "{place}/told"
 tr '\\0' '\\n' < /proc/$PPID/cmdline >> "{place}/told"
@@ -62,10 +64,28 @@ def shown_by(daemon: Daemon) -> Iterator[tuple[str, bytes]]:
         if path.is_file() and path.name not in ("passphrase", "write-key"):
             yield str(path), path.read_bytes()
     assert daemon.process is not None
-    for process in processes(daemon.process.pid):
+    yield from told_by(daemon.process.pid)
+
+
+def told_by(pid: int) -> Iterator[tuple[str, bytes]]:
+    """The arguments and environments of a process and all that it has begun."""
+    for process in processes(pid):
         for name in ("cmdline", "environ"):
             with suppress(OSError):
                 yield f"{process}/{name}", (process / name).read_bytes()
+
+
+def shows(seen: Iterable[tuple[str, bytes]], secrets: Iterable[bytes]) -> list[tuple[str, bytes]]:
+    """Where which of the secrets shows."""
+    wanted = list(secrets)
+    return [(where, secret) for where, text in seen for secret in wanted if secret in text]
+
+
+def is_open(process: Path) -> bool:
+    """Whether a process may leave a core dump, or lets others of its user's look into it."""
+    may_dump = "Max core file size        0 " not in (process / "limits").read_text()
+    # Not dumpable: its files below /proc are root's, whoever it runs as.
+    return may_dump or (os.geteuid() == 0 and (process / "environ").stat().st_uid != 0)
 
 
 def test_no_secret_shows_anywhere(daemon: Daemon) -> None:
@@ -98,10 +118,36 @@ def test_no_secret_shows_anywhere(daemon: Daemon) -> None:
     secrets = [PASSPHRASE.encode(), recovery_key.encode(), mistyped.encode(), key_file]
     for secret in (identity.secret, write_key.secret, write_key.catalog_key):
         secrets += spellings(secret)
-    assert [(where, secret) for where, text in seen for secret in secrets if secret in text] == []
+    assert shows(seen, secrets) == []
     assert daemon.process is not None
-    for process in processes(daemon.process.pid):
-        limits = (process / "limits").read_text()
-        assert "Max core file size        0 " in limits
-        if os.geteuid() == 0:  # not dumpable: its files below /proc are root's, whoever it runs as
-            assert (process / "environ").stat().st_uid == 0
+    assert not any(map(is_open, processes(daemon.process.pid)))
+
+
+NAIVE_ARGUMENT = 'read -r secret; /bin/sh -c "echo begun; read -r line" sh "$secret"; :'
+NAIVE_ENVIRONMENT = 'read -r secret; SECRET=$secret /bin/sh -c "echo begun; read -r line"; :'
+
+
+@contextmanager
+def naive(script: str, user: int | None = None) -> Iterator[int]:
+    """A process that was told the passphrase and begins another, as most scripts do."""
+    command = ["/bin/sh", "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd="/", user=user) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(f"{PASSPHRASE}\n".encode())
+        process.stdin.flush()
+        assert process.stdout.readline() == b"begun\n"
+        yield process.pid
+
+
+@pytest.mark.parametrize(("script", "where"), [(NAIVE_ARGUMENT, "cmdline"), (NAIVE_ENVIRONMENT, "environ")])
+def test_of_a_naive_process_it_shows(script: str, where: str) -> None:
+    with naive(script) as pid:
+        ((found, _),) = shows(told_by(pid), spellings(PASSPHRASE.encode()))
+        assert found.endswith(where)
+
+
+@pytest.mark.root
+def test_a_naive_process_is_open_to_its_user() -> None:
+    with naive(NAIVE_ARGUMENT, NOBODY) as pid:
+        assert all(map(is_open, processes(pid)))

@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.model import CHUNK_TARGET
 from smsnapd.store import StoreSettings
-from tests.property.protected import Protected
+from tests.property.observed import observe
+from tests.property.protected import Protected, comes_back
+from tests.unit.volume.test_tree import deep_directory
 
 pytestmark = [pytest.mark.root, pytest.mark.slow]
 SECRET = b"of root, outside the volume\n"
@@ -184,3 +187,60 @@ def test_petabytes_that_are_all_hole_take_no_time(protected: Protected) -> None:
     with (target / "sparse").open("rb") as file:
         file.seek(size - 5)
         assert file.read() == b"end.\n"
+
+
+def naive_length(path: Path, readings: int) -> int | None:
+    """How long a file is to who reads it to its end; None if that has not come after so many readings."""
+    length = 0
+    with path.open("rb") as file:
+        for _ in range(readings):
+            count = os.preadv(file.fileno(), [bytearray(4096)], length)
+            if not count:
+                return length
+            length += count
+    return None
+
+
+@pytest.mark.parametrize("size", [4096, 2 * CHUNK_TARGET + 4096], ids=["small", "large"])
+def test_a_file_that_grows_for_ever_has_an_end(
+    protected: Protected, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Whenever a piece of it was read, another one is there."""
+    victim, read, readings = protected.root / "file", os.preadv, 0
+    victim.write_bytes(b"x" * size)
+
+    def read_and_grow(descriptor: int, buffers: list[bytearray], offset: int) -> int:
+        nonlocal readings
+        count = read(descriptor, buffers, offset)
+        if os.path.samestat(os.fstat(descriptor), victim.stat()):
+            readings += 1
+            with victim.open("ab") as file:
+                file.write(b"x" * 4096)
+        return count
+
+    assert naive_length(victim, 10_000) == size
+    monkeypatch.setattr(os, "preadv", read_and_grow)
+    assert naive_length(victim, 10_000) is None
+    victim.write_bytes(b"x" * size)
+    readings = 0
+    outcome = protected.backup(workers=0, write_key=False)
+    assert [(issue.path, issue.reason) for issue in outcome.incomplete] == [(b"file", "changed while read")]
+    assert 0 < readings < 20
+    monkeypatch.undo()
+    protected.restore(protected.root.with_name("restored"), workers=0)
+    restored = (protected.root.with_name("restored") / "file").stat().st_size
+    assert size <= restored <= size + 4096 * readings == victim.stat().st_size
+
+
+def test_no_path_is_too_long(protected: Protected) -> None:
+    """A user makes it step by step, and who goes by path does not get there."""
+    path = deep_directory(protected.root / "directory", 40)
+    assert len(path) > os.pathconf(protected.root, "PC_PATH_MAX")
+    try:
+        assert naive_contents(protected.root).count(b"found") == 0
+        assert path + b"/file" in observe(protected.root / "directory")
+        (protected.root / ("n" * 255)).write_bytes(b"inside\n")
+        assert protected.backup(workers=0, write_key=False).incomplete == ()
+        comes_back(protected, workers=0)
+    finally:
+        subprocess.run(["rm", "-rf", protected.root / "directory"], check=True)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from smsnapd.cli.options import Options
 from smsnapd.cli.session import Session
 from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.engine.pool import Pool
+from tests.property.children import run_child
 
 PR_GET_DUMPABLE, PR_SET_DUMPABLE = 3, 4
+NOBODY = 65534
+SECRET = ctypes.create_string_buffer(b"a key that a process holds")
 
 
 def is_dumpable() -> bool:
@@ -47,10 +50,48 @@ def dumps_core(forbid: bool) -> bool:
     return os.WCOREDUMP(status)
 
 
+def dumps_are_files_here() -> bool:
+    """Whether this machine writes them into the working directory, and not to a collector or nowhere."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+    return not set(pattern) & set("|/@") and resource.getrlimit(resource.RLIMIT_CORE)[1] != 0
+
+
 def test_a_crash_leaves_no_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    if dumps_are_files_here():
+        assert dumps_core(forbid=False)
+        (core,) = tmp_path.iterdir()
+        assert SECRET.value in core.read_bytes()
+        core.unlink()
     assert not dumps_core(forbid=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def seen_by_another(prepare: Callable[[], object]) -> bytes:
+    """What a process can read of the key that another one of its user's holds: `prepare` is its beginning."""
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if not holder:
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as every program begins
+        prepare()
+        os.write(writing, b"ready")
+        signal.pause()
+    os.close(writing)
+    try:
+        assert os.read(reading, 5) == b"ready"
+        with open(f"/proc/{holder}/mem", "rb", buffering=0) as memory:
+            return os.pread(memory.fileno(), len(SECRET.value), ctypes.addressof(SECRET))
+    except PermissionError:
+        return b""
+    finally:
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+
+
+@pytest.mark.root
+def test_another_process_of_the_user_cannot_look_into_memory() -> None:
+    assert run_child(lambda: seen_by_another(lambda: None), uid=NOBODY) == SECRET.value
+    assert run_child(lambda: seen_by_another(forbid_core_dumps), uid=NOBODY) == b""
 
 
 def test_no_limit_that_a_collector_ignores_is_relied_on() -> None:

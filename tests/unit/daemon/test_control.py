@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import socketserver
 import stat
 import subprocess
 import sys
@@ -97,6 +98,28 @@ def directory(tmp_path: Path, service: Service) -> Iterator[Path]:
     assert not (tmp_path / SOCKET).exists()
 
 
+class NaiveHandler(socketserver.StreamRequestHandler):
+    """Answers whoever asks, one after the other."""
+
+    def handle(self) -> None:
+        if self.rfile.readline():
+            self.wfile.write(STATUS.encode() + b"\n")
+
+
+@contextlib.contextmanager
+def naive_server(directory: Path) -> Iterator[None]:
+    """A few lines that speak the same, look at nobody's credentials and wait for every client."""
+    with socketserver.UnixStreamServer(str(directory / SOCKET), NaiveHandler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            thread.join()
+    (directory / SOCKET).unlink()
+
+
 def said(directory: Path, data: bytes) -> list[dict[str, object]]:
     """What the server says to raw bytes."""
     with socket.socket(socket.AF_UNIX) as connection:
@@ -188,6 +211,9 @@ def test_the_peer_is_looked_at_whatever_the_mode(tmp_path: Path, service: Servic
     for directory in (tmp_path, *tmp_path.parents):
         if stat.S_IMODE(directory.stat().st_mode) == 0o700:  # pytest's own
             directory.chmod(0o755)
+    with naive_server(tmp_path):
+        (tmp_path / SOCKET).chmod(0o666)
+        assert as_user(tmp_path, 1001) == "served"
     server = ControlServer(tmp_path, service, lambda: 1000)
     assert (tmp_path / SOCKET).stat().st_uid == 1000
     (tmp_path / SOCKET).chmod(0o666)
@@ -244,6 +270,24 @@ def test_a_client_that_goes_away_does_no_harm(directory: Path, service: Service)
 
 def test_not_allowed_has_a_name_of_its_own() -> None:
     assert issubclass(NotAllowedError, SmsnapError)
+
+
+def test_a_silent_client_is_in_nobody_s_way(tmp_path: Path, service: Service) -> None:
+    with naive_server(tmp_path), socket.socket(socket.AF_UNIX) as asking:
+        with socket.socket(socket.AF_UNIX) as silent:
+            for client in (silent, asking):
+                client.connect(str(tmp_path / SOCKET))
+            asking.sendall(b'{"request": "status"}\n')
+            asking.settimeout(0.1)
+            with pytest.raises(TimeoutError):
+                asking.recv(1)
+        asking.settimeout(60)
+        assert asking.recv(1)  # as soon as the silent one has gone
+    server = ControlServer(tmp_path, service, os.geteuid)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(tmp_path / SOCKET))
+        assert ask_status(tmp_path) == STATUS
+    server.close()
 
 
 def test_silent_clients_take_no_more_than_their_slots(directory: Path) -> None:
