@@ -379,8 +379,8 @@ def test_missing_volume(notebook: Notebook) -> None:
     one_line(notebook.say("backup"), 1, str(notebook.volume))
 
 
-def test_block_mode_is_not_there_yet(notebook: Notebook) -> None:
-    one_line(notebook.say("backup", "--mode", "block"), 2, "block", "not yet")
+def test_an_image_of_a_directory_is_refused(notebook: Notebook) -> None:
+    one_line(notebook.say("backup", "--mode", "block"), 1, "image", "not where a whole file system is mounted")
 
 
 def damage(notebook: Notebook, kind: str, how: str) -> Path:
