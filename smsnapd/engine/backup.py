@@ -154,7 +154,11 @@ def _of_files(
         tree = stack.enter_context(Tree(request.root))
         run = _Run(repository, settings, request, progress, state, tree, clock_ns, notes)
         stack.callback(run.close)
-        return run.go(tenure)
+        outcome = run.go(tenure)
+    if run.left_sparse:
+        # Not before: it may lie on the volume, which may have been read-only until now.
+        forget_sparse(request.state_dir, repository.repository_id, request.volume)
+    return outcome
 
 
 def _of_device(
@@ -216,6 +220,8 @@ class _Run:
         self._changes = ChangeSet(state, reread=request.reread, restat=restat)
         self._notes = notes
         self._lost = False
+        self.left_sparse = False
+        """Whether a full was committed: it has left the chunks that were remembered as sparse."""
         self._companion = Companion(request.root, request.environment, progress)
 
     def close(self) -> None:
@@ -272,8 +278,7 @@ class _Run:
         written = writer.write(tenure, head, full)
         if written.committed is not None:
             tenure.stands_at(parent_of(written.committed))
-            if full:
-                forget_sparse(*self._place)
+            self.left_sparse = full
             if is_due(written.committed.name):
                 make_shortcuts(self._repository, self._request.volume)
         return self._outcome(

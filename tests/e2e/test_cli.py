@@ -380,7 +380,9 @@ def test_missing_volume(notebook: Notebook) -> None:
 
 
 def test_an_image_of_a_directory_is_refused(notebook: Notebook) -> None:
-    one_line(notebook.say("backup", "--mode", "block"), 1, "image", "not where a whole file system is mounted")
+    one_line(
+        notebook.say("backup", "--mode", "block"), 1, "image", "not where a whole file system is mounted"
+    )
 
 
 def damage(notebook: Notebook, kind: str, how: str) -> Path:

@@ -172,25 +172,24 @@ def test_who_writes_to_it_is_named_and_nothing_has_changed(machine: Machine, tmp
 def test_a_repository_that_cannot_give_it_back_leaves_the_program_where_it_was(
     machine: Machine, tmp_path: Path
 ) -> None:
-    found = machine.place.glob("repository/volumes/*/chunks/*/*")
-    chunks = sorted(found, key=lambda path: path.stat().st_size)
-    kept = chunks[-1].read_bytes()
-    chunks[-1].write_bytes(b"damaged")
+    (chunks,) = machine.place.glob("repository/volumes/*/chunks")
+    kept = shutil.copytree(chunks, tmp_path / "chunks")
+    for chunk in chunks.glob("*/*"):
+        chunk.write_bytes(b"damaged")
     try:
         # The volume is not whole, the program is there still: the same command can be given again.
         again = f"""
-            cp {tmp_path}/chunk {chunks[-1]}
+            cp -r {kept}/. {chunks}
             cd / && {machine.point}/.smsnapd/venv/bin/smsnap restore --device "$LOOP" --destroy --remount \\
                 --config {machine.point}/.smsnapd/smsnapd.toml
             STATUS=$?
         """
-        (tmp_path / "chunk").write_bytes(kept)
         said = machine.run(after=again)
         assert "not what was stored" in said.stderr
         assert said.returncode == 0, said.stderr
         machine.check_restored(tmp_path / "look")
     finally:
-        chunks[-1].write_bytes(kept)
+        shutil.copytree(kept, chunks, dirs_exist_ok=True)
         for stage in stages():
             shutil.rmtree(stage)
 
