@@ -21,7 +21,7 @@ from smsnapd.daemon.words import from_words, is_words
 from smsnapd.engine.environment.report import decode_report, encode_report
 from smsnapd.engine.fold import checked, fold
 from smsnapd.errors import DamageError, SmsnapError, WrongKeyError
-from smsnapd.format import garbage, manifest, names, record
+from smsnapd.format import garbage, names, record
 from smsnapd.format.catalog import Order, decode_segment, encode_segment
 from smsnapd.format.codec import Context, ObjectType, _decompress, _frame, open_sealed, parse_header
 from smsnapd.format.keys import (
@@ -32,6 +32,8 @@ from smsnapd.format.keys import (
     open_write_key,
     parse_write_key,
 )
+from smsnapd.format.manifest_object import _parse as parse_manifest
+from smsnapd.format.manifest_object import decode_manifest
 from smsnapd.format.members import canonical_json, parse_canonical_json
 from smsnapd.format.names import GarbageName, ManifestName, TagName
 from smsnapd.format.record import (
@@ -152,16 +154,14 @@ def frame(data: bytes) -> None:
 
 
 def manifest_text(data: bytes) -> None:
-    found = manifest._parse(data, MANIFEST_NAME, REPOSITORY_ID, WRITE_KEY.writer_id)
+    found = parse_manifest(data, MANIFEST_NAME, REPOSITORY_ID, WRITE_KEY.writer_id)
     for issue in found.completeness.incomplete:
         check_path(issue.path)
 
 
 def manifest_object(data: bytes) -> None:
     key = WRITE_KEY
-    manifest.decode_manifest(
-        data, MANIFEST_NAME, REPOSITORY_ID, lambda _: key.catalog_key, lambda _: key.verify_key
-    )
+    decode_manifest(data, MANIFEST_NAME, REPOSITORY_ID, lambda _: key.catalog_key, lambda _: key.verify_key)
 
 
 def garbage_text(data: bytes) -> None:
