@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.environment.companion import Companion
@@ -244,7 +243,8 @@ class _Run:
             # Entries that lie in an image have no extents that a full of files could name.
             self._state.forget()
         if full:
-            self._changes.leave(sparse_among(*self._place, self._state.chunks()))
+            where = self._request.state_dir, self._repository.repository_id, self._request.volume
+            self._changes.leave(sparse_among(*where, self._state.chunks()))
         hints = self._usable_hints(head, full)
         candidates = self._may_be_left_out(tenure, full)
         started_ns = self._started_ns(hints)
@@ -288,11 +288,6 @@ class _Run:
             written.new_bytes,
             written.incomplete,
         )
-
-    @property
-    def _place(self) -> tuple[Path, str, str]:
-        """Of whom this machine remembers what."""
-        return self._request.state_dir, self._repository.repository_id, self._request.volume
 
     def _note_taken(self, lease: Lease) -> None:
         """Say once from whom the lease was taken."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,20 +11,10 @@ import pytest
 
 from tests.e2e.daemon import SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook, one_line
-from tests.unit.engine.images import make_ext4, mounted
+from tests.unit.engine.images import NEEDS_FUSE, NEEDS_LOOP, make_ext4, mounted
 from tests.unit.volume.ext4 import watched_over
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.loop,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
-        reason="needs root, loop devices and mkfs.ext4",
-    ),
-    pytest.mark.skipif(
-        shutil.which("fusermount3") is None or not Path("/dev/fuse").exists(), reason="needs FUSE (fuse3)"
-    ),
-]
+pytestmark = [*NEEDS_LOOP, NEEDS_FUSE]
 
 
 @pytest.fixture

@@ -19,20 +19,12 @@ from smsnapd.store import StoreSettings
 from tests.e2e.wheelhouse import with_dependencies
 from tests.property.observed import differences, observe
 from tests.property.protected import PASSPHRASE, Protected
-from tests.unit.engine.images import fsck, make_ext4, mounted
+from tests.unit.engine.images import NEEDS_LOOP, fsck, make_ext4, mounted
 
 CHECKOUT = Path(__file__).parents[2]
 S3_ALONE = {"boto3", "botocore", "s3transfer", "jmespath"}
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.loop,
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
-        reason="needs root, loop devices and mkfs.ext4",
-    ),
-]
+pytestmark = [*NEEDS_LOOP, pytest.mark.slow]
 
 
 def install(home: Path) -> None:

@@ -19,19 +19,9 @@ from tests.e2e.transcript import PASSPHRASE, Notebook
 from tests.property.observed import differences, observe
 from tests.property.protected import PASSPHRASE as OURS
 from tests.property.protected import VOLUME, Protected
-from tests.unit.engine.images import fsck, make_ext4, mounted
+from tests.unit.engine.images import NEEDS_FUSE, NEEDS_LOOP, fsck, make_ext4, mounted
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.loop,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
-        reason="needs root, loop devices and mkfs.ext4",
-    ),
-    pytest.mark.skipif(
-        shutil.which("fusermount3") is None or not Path("/dev/fuse").exists(), reason="needs FUSE (fuse3)"
-    ),
-]
+pytestmark = [*NEEDS_LOOP, NEEDS_FUSE]
 
 
 @pytest.fixture

@@ -24,17 +24,10 @@ from smsnapd.store import StoreSettings
 from tests.fault.load import under_load
 from tests.property.observed import differences, observe
 from tests.property.protected import VOLUME, Protected
-from tests.unit.engine.images import fsck, make_ext4, mounted
+from tests.unit.engine.images import NEEDS_LOOP, fsck, make_ext4, mounted
 from tests.unit.volume.ext4 import watched_over
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.loop,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
-        reason="needs root, loop devices and mkfs.ext4",
-    ),
-]
+pytestmark = NEEDS_LOOP
 LONG = bool(os.environ.get("SMSNAP_LONG"))
 ROUNDS = 8 if LONG else 2
 FORMS = {

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
 
 from smsnapd.engine.history import History
 from smsnapd.engine.image.listing import image_listings
@@ -30,6 +33,21 @@ from tests.property.protected import VOLUME, Protected
 CHUNK = 1024 * 1024
 PATIENCE_S = float(os.environ.get("SMSNAP_TEST_PATIENCE_S", "180"))
 PIECE = 16 * 1024 * 1024
+
+NEEDS_LOOP = [
+    pytest.mark.root,
+    pytest.mark.loop,
+    pytest.mark.skipif(
+        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
+        reason="needs root, loop devices and mkfs.ext4",
+    ),
+]
+"""The marks of a module whose tests mount file systems of their own."""
+
+NEEDS_FUSE = pytest.mark.skipif(
+    shutil.which("fusermount3") is None or not Path("/dev/fuse").exists(), reason="needs FUSE (fuse3)"
+)
+"""And that of one which looks into images."""
 
 
 def make_ext4(path: Path, size: str, *options: str) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,19 +21,9 @@ from smsnapd.format.image import Image
 from smsnapd.format.manifest import ParentRef
 from smsnapd.format.manifest_object import encode_manifest
 from tests.property.protected import VOLUME, Protected
-from tests.unit.engine.images import PIECE, make_ext4, mounted, take_image
+from tests.unit.engine.images import NEEDS_FUSE, NEEDS_LOOP, PIECE, make_ext4, mounted, take_image
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.loop,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
-        reason="needs root, loop devices and mkfs.ext4",
-    ),
-    pytest.mark.skipif(
-        shutil.which("fusermount3") is None or not Path("/dev/fuse").exists(), reason="needs FUSE (fuse3)"
-    ),
-]
+pytestmark = [*NEEDS_LOOP, NEEDS_FUSE]
 
 
 @pytest.fixture

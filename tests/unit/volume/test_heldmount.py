@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,16 +15,9 @@ import pytest
 from smsnapd.errors import VolumeError
 from smsnapd.volume.heldmount import PathSource, held_mount
 from smsnapd.volume.mounts import mounted_devices
-from tests.unit.engine.images import fsck, make_ext4
+from tests.unit.engine.images import NEEDS_LOOP, fsck, make_ext4
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.loop,
-    pytest.mark.skipif(
-        os.geteuid() != 0 or shutil.which("mkfs.ext4") is None or not Path("/dev/loop-control").exists(),
-        reason="needs root, loop devices and mkfs.ext4",
-    ),
-]
+pytestmark = NEEDS_LOOP
 CHECKOUT = Path(__file__).parents[3]
 PATIENCE_S = float(os.environ.get("SMSNAP_TEST_PATIENCE_S", "180"))
 
