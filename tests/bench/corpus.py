@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sysconfig
@@ -22,9 +23,9 @@ SEED = 2021
 
 
 def build(root: Path, scale: float) -> None:
-    """Fill `root`; `scale` 1 is about 5 GB and 100,000 files."""
+    """Fill `root`; `scale` 1 is about 6 GB and 130,000 names."""
     chance = random.Random(SEED)
-    environments(root / "envs", copies=max(1, round(3 * scale)))
+    environments(root / "envs", max(1, round(2 * scale)))
     notebooks(root / "notebooks", chance, max(2, round(400 * scale)))
     repositories(root / "git", chance, max(1, round(10 * scale)))
     tables(root / "data", chance, max(1, round(12 * scale)))
@@ -48,15 +49,16 @@ def tiny_files(root: Path, count: int) -> None:
         (directory / f"{number}.json").write_bytes(text[start : start + size])
 
 
-def environments(root: Path, copies: int) -> None:
-    """This Python's library and its packages, some of them copied, each copied once more by hard links."""
-    places = {sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")}
-    for number in range(copies):
+def environments(root: Path, count: int) -> None:
+    """This Python's library and its packages, so many times; the first once more by hard links."""
+    library, packages = sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")
+    for number in range(count):
         made = root / f"env{number}"
         made.mkdir(parents=True)
-        for place in sorted(places):
-            subprocess.run(["cp", "-a", place, made / place.strip("/").replace("/", "-")], check=True)
-        subprocess.run(["cp", "-al", made, root / f"clone{number}"], check=True)
+        subprocess.run(["cp", "-a", library, made / "lib"], check=True)
+        shutil.rmtree(made / "lib/site-packages", ignore_errors=True)
+        subprocess.run(["cp", "-a", packages, made / "lib/site-packages"], check=True)
+    subprocess.run(["cp", "-al", root / "env0", root / "clone0"], check=True)
 
 
 def notebooks(root: Path, chance: random.Random, count: int) -> None:
