@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from smsnapd.store.activity import uploading
@@ -16,30 +17,56 @@ refusal that never arrives because the server closed the connection while the bo
 
 _SLICE: Final = 32 * 1024
 """Each goes out by a sendall, whose time limit, the connection's of 10 s, is for all of it and not for some
-progress: with much larger ones puts fail where the way is slow. They would be no quicker elsewhere."""
+progress: with much larger ones puts fail where the way is slow."""
+
+_LARGEST_SLICE: Final = 512 * 1024
+_QUICK_S: Final = 0.02
+"""Where a slice goes out as quickly as this the next one is twice as large, since each costs the interpreter
+something; else they are small again. At the largest, the way would have to become a thousand times slower
+all of a sudden for the time limit to be reached."""
+
+_TO_SIGN: Final = 1024 * 1024
+"""How much the SDK asks for when it reads to sign; when it reads to send, it asks for much less."""
 
 
 class SlicedBody:
     """A body that hands out slices of `data` without copying them.
 
-    Having `read` is what makes botocore send `Expect: 100-continue`. However much is asked for, each answer
-    of `read` is of one size, and sent by itself.
+    Having `read` is what makes botocore send `Expect: 100-continue`. Each answer of `read` is sent by
+    itself; how large they are follows how long these take, and not what is asked for. `clock` gives seconds.
     """
 
-    def __init__(self, data: Buffer) -> None:
+    def __init__(self, data: Buffer, clock: Callable[[], float] = time.monotonic) -> None:
         self.data = memoryview(data).cast("B")
+        self._clock = clock
         self._position = 0
+        self._slice = _SLICE
+        self._given_s = 0.0
 
     def __len__(self) -> int:
         return len(self.data)
 
     def read(self, size: int = -1) -> memoryview:
         """The next slice, or all that is left if `size` is negative; empty at the end."""
-        end = len(self.data) if size < 0 else self._position + _SLICE
-        piece = self.data[self._position : end]
+        if size < 0:
+            size = len(self.data)
+        elif size < _TO_SIGN:
+            size = self._next_slice()
+        piece = self.data[self._position : self._position + size]
         self._position += len(piece)
-        uploading.mark()
         return piece
+
+    def _next_slice(self) -> int:
+        """How much to send; the slice before, if there was one, has been sent."""
+        now_s = self._clock()
+        if self._position:
+            is_quick = now_s - self._given_s < _QUICK_S
+            self._slice = min(2 * self._slice, _LARGEST_SLICE) if is_quick else _SLICE
+        else:
+            self._slice = _SLICE
+        self._given_s = now_s
+        uploading.mark()
+        return self._slice
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """As of a file; the SDK rewinds after it has read to sign, and to send again."""

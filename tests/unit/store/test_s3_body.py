@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 
 from smsnapd.store.pacing import Pacer
 from smsnapd.store.s3_body import SlicedBody, request_body
@@ -11,15 +13,33 @@ KIB = 1024
 MIB = 1024 * KIB
 
 
-def test_slices_are_small_and_whole() -> None:
+def sent(body: SlicedBody) -> Iterator[bytes]:
+    """As the SDK reads to send: what it asks for is not what it should get."""
+    while piece := body.read(16 * KIB):
+        yield bytes(piece)
+
+
+def test_slices_are_small_on_a_slow_way_and_whole() -> None:
     """A connection's timeout is for all of a slice: 10 s, by default."""
     data = os.urandom(2 * MIB + 1)
-    body = SlicedBody(data)
-    out = bytearray()
-    while piece := body.read(128 * KIB):  # what the SDK asks for is not what it should get
-        assert len(piece) <= 32 * KIB
-        out += piece
-    assert out == data
+    out = list(sent(SlicedBody(data, clock=itertools.count().__next__)))
+    assert max(map(len, out)) <= 32 * KIB
+    assert b"".join(out) == data
+
+
+def test_slices_grow_on_a_quick_way_and_shrink_when_it_gets_slow() -> None:
+    data = os.urandom(4 * MIB + 1)
+    now_s = 0.0
+    body = SlicedBody(data, clock=lambda: now_s)
+    for again in range(2):
+        body.seek(0)
+        out = []
+        for number, piece in enumerate(sent(body)):
+            now_s += 1.0 if number == 7 else 0.001
+            out.append(piece)
+        sizes = [len(piece) // KIB for piece in out]
+        assert sizes[:10] == [32, 64, 128, 256, 512, 512, 512, 512, 32, 64], again
+        assert b"".join(out) == data
 
 
 def test_it_is_sent_again_from_the_start_after_signing_and_failing() -> None:
