@@ -1,165 +1,166 @@
-"""smsnapd beside what people would pick instead: the same work on the same volume, in turn, in one run.
+"""smsnapd beside what people would pick instead: the same work on the same data, in turn, in one run.
 
-    python -m tests.bench.compare --place /var/tmp/bench              # about 5 GB, as root
-    python -m tests.bench.compare --place /var/tmp/bench --scale 0.02 # a look whether it works
-    python -m tests.bench.compare --place /var/tmp/bench --tiny 300000
+    python -m tests.bench.compare --place /var/tmp/bench --readme        # as root; about half an hour
+    python -m tests.bench.compare --place /var/tmp/bench --scale 0.05    # a look whether it works
+    python -m tests.bench.compare --place /var/tmp/bench --part volume --only restic --json found.json
 
-prints a table in Markdown, with ratios to smsnapd, and one JSON object a line to --json. Programs that are
-not there are left out. As root every restore goes to a file system of its own, new (deleting before makes
-the creates that follow slower).
+The parts:
+  volume   a notebook-like volume: full, unchanged, 1 % changed, one byte of the largest file, restore,
+           by smsnapd, restic, borg, rclone crypt, the article's pipeline and its modern form; `cp -a` beside
+           the restore. After that the daemon on the same repository: one byte by an event, nothing changed, a
+           file's close to its recovery point, memory at rest; and how long commands take to start
+  tiny     300,000 files of under 4 KiB
+  s3       a tenth of the volume to one SeaweedFS, beside `aws s3 sync`
+  ceiling  noise to a server that discards it, beside boto3
+  million  1,000,000 files, and a tenth of them (see tests.bench.million)
+
+Programs that are not there are left out and named. Everything is told in Markdown: the goals, judged by the
+numbers, the tables, versions and the machine. As root every restore goes to a file system of its own, new
+(deleting before makes the creates that follow slower). The page cache is warm; with less memory than the
+volume and a repository need (10 GiB), the disk is measured. What --json names is read first and written at
+the end of each part: parts may be measured apart, and --part none only reports.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
-from tests.bench import corpus
-from tests.bench.meter import CommandFailedError, Taken, measure
-from tests.bench.peers import COPY, PEERS, Peer, prepared, smsnapd
+from tests.bench import corpus, machine, million, moments, s3
+from tests.bench.findings import Findings, load, save
+from tests.bench.peers import COPY, PEERS, Peer, smsnapd
+from tests.bench.report import into_readme, markdown
+from tests.bench.steps import STEPS, WITHOUT_CHANGES, homes_of, names_and_mib, run
+from tests.servers import ServerMissingError
 
-STEPS = ("full", "unchanged", "1 % changed", "one byte", "restore")
-NOTHING_LATER = ("-E", "lazy_itable_init=0,lazy_journal_init=0")
-Results = dict[str, dict[str, Taken]]
+TINY_FILES = 300_000
+MANY_FILES = 1_000_000
+NOISE_MIB = 4096
+S3_SHARE = 0.1
 
 
 def main() -> None:
-    """Build the volume, measure everybody, print the table."""
+    """Measure what is asked for, and tell."""
     given = _arguments()
-    place: Path = given.place
-    volume = place / "volume"
-    place.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(volume, ignore_errors=True)
-    volume.mkdir()
-    if given.tiny:
-        corpus.tiny_files(volume, given.tiny)
+    given.place.mkdir(parents=True, exist_ok=True)
+    found = load(given.json)
+    if given.scale != 1:
+        found.note(
+            f"A look at {given.scale:g} of the size: of so little the ratios are those of programs' starts."
+        )
+    if os.geteuid():
+        found.note("Not as root: restores go to the file system in use, and the daemon hears by inotify.")
+    for part in given.part or PARTS:
+        if part != "none":
+            print(f"--- {part}", file=sys.stderr)
+            _MEASURE[part](given, found)
+            found.machine, found.programs = machine.describe(given.place), machine.versions()
+            save(found, given.json)
+    text = markdown(found)
+    print(text)
+    if given.markdown:
+        given.markdown.write_text(text)
+    if given.readme:
+        into_readme(Path(__file__).parents[2] / "README.md", text)
+
+
+def _volume(given: argparse.Namespace, found: Findings) -> None:
+    volume = _built(given, given.scale)
+    found.names, found.volume_mib = names_and_mib(volume)
+    peers = _peers(given, found)
+    found.volume, found.stored_mib = run(peers, given.place, volume, STEPS, keep="smsnapd")
+    home = homes_of(peers, given.place).get("smsnapd")
+    if home is not None:
+        found.moments = moments.of_events(home, volume, given.smsnap)
+        found.moments |= moments.of_commands(given.place, given.smsnap)
+        shutil.rmtree(home)
+    shutil.rmtree(volume)
+
+
+def _tiny(given: argparse.Namespace, found: Findings) -> None:
+    volume = _empty(given.place / "volume")
+    found.tiny_files = max(40, round(TINY_FILES * given.scale))
+    corpus.tiny_files(volume, found.tiny_files)
+    peers = [peer for peer in _peers(given, found) if peer.name != "rclone crypt"]  # minutes, and no goal
+    found.tiny, found.tiny_stored_mib = run(peers, given.place, volume, WITHOUT_CHANGES)
+    shutil.rmtree(volume)
+
+
+def _s3(given: argparse.Namespace, found: Findings) -> None:
+    volume = _built(given, given.scale * S3_SHARE)
+    found.s3_names, found.s3_mib = names_and_mib(volume)
+    try:
+        found.s3 = s3.beside_sync(given.place, volume, given.smsnap)
+    except ServerMissingError as error:
+        found.note(f"Left out: to S3, beside `aws s3 sync`: {error}.")
+    shutil.rmtree(volume)
+
+
+def _ceiling(given: argparse.Namespace, found: Findings) -> None:
+    mib = max(256, round(NOISE_MIB * given.scale))
+    found.ceiling_bytes, found.ceiling = s3.ceiling(given.place, mib, given.smsnap)
+
+
+def _million(given: argparse.Namespace, found: Findings) -> None:
+    files = max(400, round(MANY_FILES * given.scale))
+    found.million = million.measured(given.place, files, given.smsnap)
+
+
+_MEASURE = {"volume": _volume, "tiny": _tiny, "s3": _s3, "ceiling": _ceiling, "million": _million}
+PARTS = tuple(_MEASURE)
+
+
+def _built(given: argparse.Namespace, scale: float) -> Path:
+    """The volume, made, or a copy of the one that is given."""
+    volume = _empty(given.place / "volume")
+    if given.volume and scale == given.scale:
+        subprocess.run(["cp", "-a", f"{given.volume}/.", volume], check=True)
     else:
-        corpus.build(volume, given.scale)
-    peers = [peer for peer in (smsnapd(), *PEERS, COPY) if peer.is_there]
-    if given.only:
-        peers = [peer for peer in peers if peer.name in given.only]
-    results, stored = run(peers, place, volume, with_changes=not given.tiny)
-    for line in table(results, stored):
-        print(line)
-    if given.json:
-        record = {
-            name: {step: asdict(taken) for step, taken in steps.items()} for name, steps in results.items()
-        }
-        given.json.write_text(json.dumps({"steps": record, "stored_mib": stored}) + "\n")
+        corpus.build(volume, scale)
+    return volume
 
 
-def run(
-    peers: list[Peer], place: Path, volume: Path, *, with_changes: bool
-) -> tuple[Results, dict[str, int]]:
-    """Every peer in turn for every step, so that all see the same volume; what each took, and MiB stored."""
-    homes = {peer.name: place / f"peer-{number}" for number, peer in enumerate(peers)}
-    environments = {}
-    for peer in peers:
-        shutil.rmtree(homes[peer.name], ignore_errors=True)
-        environments[peer.name] = prepared(peer, homes[peer.name], volume)
-        measure(peer.prepare, environments[peer.name], place)
-    results: Results = {peer.name: {} for peer in peers}
-    _read_once(volume)
-    for step in STEPS if with_changes else ("full", "unchanged", "restore"):
-        _change(volume, step)
-        for peer in peers:
-            if (taken := _step(peer, step, environments[peer.name], place)) is not None:
-                results[peer.name][step] = taken
-                print(f"{peer.name}: {step}: {taken.wall_s:.2f} s", file=sys.stderr)
-        if step == "full":
-            stored = {peer.name: _mib_in(homes[peer.name] / "repo") for peer in peers}
-    return results, stored
+def _empty(directory: Path) -> Path:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    return directory
 
 
-def _step(peer: Peer, step: str, environment: dict[str, str], place: Path) -> Taken | None:
-    try:
-        if step == "restore":
-            with _fresh_target(place) as target:
-                return measure(peer.restore, {**environment, "T": str(target)}, place)
-        command = peer.full if step == "full" else peer.again
-        return measure(command, environment, place) if command and peer is not COPY else None
-    except CommandFailedError as error:
-        print(f"left out: {error}", file=sys.stderr)
-        return None
-
-
-def _change(volume: Path, step: str) -> None:
-    if step == "1 % changed":
-        corpus.change_one_percent(volume)
-    elif step == "one byte":
-        corpus.change_one_byte(volume)
-
-
-def table(results: Results, stored: dict[str, int]) -> Iterator[str]:
-    """Rows of Markdown: seconds, and how many times as long as smsnapd each takes."""
-    steps = [step for step in STEPS if any(step in taken for taken in results.values())]
-    yield f"| | {' | '.join(steps)} | CPU of the full | peak MiB | stored MiB |"
-    yield "|---" * (len(steps) + 4) + "|"
-    ours = results.get("smsnapd", {})
-    for name, taken in results.items():
-        cells = [_cell(taken.get(step), ours.get(step)) for step in steps]
-        full = taken.get("full")
-        more = [f"{full.cpu_s:.1f}", f"{full.peak_mib:.0f}"] if full else ["", ""]
-        yield f"| {' | '.join([name, *cells, *more, str(stored.get(name) or '')])} |"
-
-
-def _cell(taken: Taken | None, ours: Taken | None) -> str:
-    if taken is None:
-        return ""
-    ratio = f" ({taken.wall_s / ours.wall_s:.1f}x)" if ours is not None and taken is not ours else ""
-    return f"{taken.wall_s:.2f}{ratio}"
-
-
-@contextlib.contextmanager
-def _fresh_target(place: Path) -> Iterator[Path]:
-    """An empty directory; as root on a file system of its own."""
-    target, image = place / "target", place / "target.img"
-    target.mkdir()
-    mounted = False
-    try:
-        if os.geteuid() == 0:
-            subprocess.run(["truncate", "-s", "40G", image], check=True)
-            subprocess.run(
-                ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-N", "1000000", image], check=True
-            )
-            mounted = subprocess.run(["mount", "-o", "loop", image, target], check=False).returncode == 0
-        place_to_fill = target / "filled"
-        place_to_fill.mkdir()
-        yield place_to_fill
-    finally:
-        if mounted:
-            subprocess.run(["umount", target], check=True)
-        image.unlink(missing_ok=True)
-        shutil.rmtree(target)
-
-
-def _read_once(volume: Path) -> None:
-    """Everything into memory: the disk is not what is measured."""
-    subprocess.run(f'tar -C "{volume}" -cf - . | cat > /dev/null', shell=True, check=True)
-
-
-def _mib_in(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size >> 20
-    found = (Path(directory, name) for directory, _, names in os.walk(path) for name in names)
-    return sum(file.stat().st_size for file in found) >> 20
+def _peers(given: argparse.Namespace, found: Findings) -> list[Peer]:
+    """Who takes part; who cannot is noted."""
+    wanted = [
+        peer for peer in (smsnapd(given.smsnap), *PEERS, COPY) if not given.only or peer.name in given.only
+    ]
+    found.absent = [peer.name for peer in wanted if not peer.is_there]
+    return [peer for peer in wanted if peer.is_there]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--place", type=Path, required=True, help="a directory for everything; needs 30 GB")
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--tiny", type=int, default=0, metavar="N", help="N tiny files instead")
-    parser.add_argument("--only", action="append", metavar="NAME", help="this program alone; may be repeated")
-    parser.add_argument("--json", type=Path)
+    add = parser.add_argument
+    add("--place", type=Path, required=True, help="a directory for everything; 35 GB at --scale 1")
+    add("--scale", type=float, default=1.0, help="of all that is measured")
+    add("--part", action="append", choices=(*PARTS, "none"), help="this part alone; may be repeated")
+    add("--only", action="append", metavar="NAME", help="this program alone; may be repeated")
+    add(
+        "--volume",
+        type=Path,
+        metavar="DIR",
+        help="part volume: a copy of DIR, not a volume made anew",
+    )
+    add(
+        "--smsnap",
+        type=Path,
+        metavar="PATH",
+        help="smsnap, with smsnapd beside it (default: this Python's)",
+    )
+    add("--json", type=Path, metavar="FILE", help="findings: read first, written after each part")
+    add("--markdown", type=Path, metavar="FILE", help="write the report there too")
+    add("--readme", action="store_true", help="write the report into README.md, between its marks")
     return parser.parse_args()
 
 

@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import random
-import shutil
 import sqlite3
 import subprocess
 import sysconfig
@@ -25,7 +24,7 @@ SEED = 2021
 def build(root: Path, scale: float) -> None:
     """Fill `root`; `scale` 1 is about 6 GB and 130,000 names."""
     chance = random.Random(SEED)
-    environments(root / "envs", max(1, round(2 * scale)))
+    environments(root / "envs", max(1, round(2 * scale)), min(1.0, 2 * scale))
     notebooks(root / "notebooks", chance, max(2, round(400 * scale)))
     repositories(root / "git", chance, max(1, round(10 * scale)))
     tables(root / "data", chance, max(1, round(12 * scale)))
@@ -49,15 +48,20 @@ def tiny_files(root: Path, count: int) -> None:
         (directory / f"{number}.json").write_bytes(text[start : start + size])
 
 
-def environments(root: Path, count: int) -> None:
-    """This Python's library and its packages, so many times; the first once more by hard links."""
-    library, packages = sysconfig.get_path("stdlib"), sysconfig.get_path("purelib")
+def environments(root: Path, count: int, share: float = 1.0) -> None:
+    """This Python's library and its packages, so many times; the first once more by hard links.
+
+    `share` is how much of them, by what lies at their top: 1 is all.
+    """
+    library, packages = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib"))
     for number in range(count):
-        made = root / f"env{number}"
-        made.mkdir(parents=True)
-        subprocess.run(["cp", "-a", library, made / "lib"], check=True)
-        shutil.rmtree(made / "lib/site-packages", ignore_errors=True)
-        subprocess.run(["cp", "-a", packages, made / "lib/site-packages"], check=True)
+        made = root / f"env{number}" / "lib"
+        for source, target in ((library, made), (packages, made / "site-packages")):
+            target.mkdir(parents=True)
+            found = sorted(path for path in source.iterdir() if path.name != "site-packages")
+            some = [path for at, path in enumerate(found) if int(at * share) < int((at + 1) * share)]
+            if some:
+                subprocess.run(["cp", "-a", "-t", target, *some], check=True)
     subprocess.run(["cp", "-al", root / "env0", root / "clone0"], check=True)
 
 

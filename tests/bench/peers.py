@@ -12,7 +12,16 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.servers import ACCESS_KEY, SECRET_KEY
+
 PASSWORD = "correct horse battery staple"
+BUCKET = "bench"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -36,21 +45,37 @@ class Peer:
         return all(shutil.which(program) for program in self.needs)
 
 
-def smsnapd() -> Peer:
-    """Ours."""
+def beside(smsnap: Path | None, program: str) -> Path:
+    """`smsnap` or what lies beside it; None is that of this Python."""
+    return (smsnap or Path(sys.executable).parent / "smsnap").parent / program
+
+
+def smsnapd(smsnap: Path | None = None, s3: str = "") -> Peer:
+    """Ours, on a directory, or at the endpoint `s3`; `smsnap` is the program, None for this Python's."""
+    url = f"s3://{BUCKET}/smsnapd" if s3 else "file://$P/repo"
+    more = f'region = "us-east-1"\\nendpoint_url = "{s3}"\\npath_style = true\\n' if s3 else ""
     config = (
-        '[volume]\\npath = "%s"\\nname = "nb"\\n[repository]\\nurl = "file://%s/repo"\\n'
-        '[encryption]\\npassphrase_file = "pass"\\n[state]\\ndir = "state"\\n'
+        '[volume]\\npath = "\'"$V"\'"\\nname = "nb"\\n[encryption]\\npassphrase_file = "pass"\\n[state]\\n'
+        f'dir = "state"\\n[repository]\\nurl = "\'"{url}"\'"\\n{more}'
     )
-    smsnap = f'"{Path(sys.executable).parent}/smsnap" -q -c "$P/smsnapd.toml"'
+    run = f'"{beside(smsnap, "smsnap")}" -q -c "$P/smsnapd.toml"'
     return Peer(
         "smsnapd",
         (),
-        prepare=f'printf \'{config}\' "$V" "$P" > "$P/smsnapd.toml" && {smsnap} init > /dev/null',
-        full=f"{smsnap} backup > /dev/null",
-        again=f"{smsnap} backup > /dev/null",
-        restore=f'{smsnap} restore --target "$T" > /dev/null',
+        prepare=f"printf '{config}' > \"$P/smsnapd.toml\" && {run} init > /dev/null",
+        full=f"{run} backup > /dev/null",
+        again=f"{run} backup > /dev/null",
+        restore=f'{run} restore --target "$T" > /dev/null',
+        environment=dict(KEYS) if s3 else {},
     )
+
+
+def aws_sync(s3: str) -> Peer:
+    """`aws s3 sync` at the endpoint `s3`: plain objects, neither compressed nor sealed."""
+    sync = f'"{sys.executable}" "{beside(None, "aws")}" --endpoint-url {s3} s3 sync --only-show-errors'
+    up = f'{sync} --no-follow-symlinks "$V" s3://{BUCKET}/aws'
+    down = f'{sync} s3://{BUCKET}/aws "$T"'
+    return Peer("aws s3 sync", (), full=up, again=up, restore=down, environment=dict(KEYS))
 
 
 SEAL = 'openssl enc -pass file:"$P/pass"'
