@@ -11,7 +11,7 @@ The parts:
            file's close to its recovery point, memory at rest; and how long commands take to start
   tiny     300,000 files of under 4 KiB
   s3       a tenth of the volume to one SeaweedFS, beside `aws s3 sync`
-  ceiling  noise to a server that discards it, beside boto3
+  ceiling  noise to a server that discards it, beside boto3; over TLS, and without
   million  1,000,000 files, and a tenth of them (see tests.bench.million)
 
 Programs that are not there are left out and named. Everything is told in Markdown: the goals, judged by the
@@ -39,7 +39,7 @@ from tests.servers import ServerMissingError
 
 TINY_FILES = 300_000
 MANY_FILES = 1_000_000
-NOISE_MIB = 4096
+NOISE_MIB = 3072
 S3_SHARE = 0.1
 
 

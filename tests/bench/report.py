@@ -93,13 +93,13 @@ def _s3(found: Findings) -> Iterator[str]:
     if found.s3 and found.ceiling:
         yield ""
     if found.ceiling:
-        yield f"{found.ceiling_bytes / 1e9:.1f} GB of noise to a server that discards what it gets:"
+        yield f"{found.ceiling_bytes / 1e9:.1f} GB of noise to a server that discards what it gets, over TLS:"
         yield ""
         yield "| | MB/s | CPU s/GB | peak MiB |"
         yield "|---|--:|--:|--:|"
         for name, taken in found.ceiling.items():
             rate, cost = found.ceiling_bytes / 1e6 / taken.wall_s, taken.cpu_s / (found.ceiling_bytes / 1e9)
-            what = "smsnapd, a full" if name == OURS else f"{name}, objects of 8 MiB"
+            what = name.replace("smsnapd", "smsnapd, a full").replace("boto3", "boto3, objects of 8 MiB")
             yield f"| {what} | {rate:,.0f} | {cost:.2f} | {taken.peak_mib:.0f} |"
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from tests.bench.discard import discarding_server
+from tests.bench.discard import certificate, discarding_server
 from tests.bench.findings import Results
 from tests.bench.meter import Taken, measure
 from tests.bench.peers import BUCKET, KEYS, aws_sync, prepared, smsnapd
@@ -33,9 +33,28 @@ def beside_sync(place: Path, volume: Path, smsnap: Path | None) -> Results:
 def ceiling(place: Path, mib: int, smsnap: Path | None, times: int = 2) -> tuple[int, dict[str, Taken]]:
     """So many MiB of noise in large files: a full, and boto3 putting as much; bytes, and what each took.
 
-    Of each the best of some runs, in turn.
+    Of each the best of some runs, in turn; over TLS, as S3 is reached, and without it.
     """
-    volume, home = place / "noise", place / "noise-home"
+    volume = place / "noise"
+    size = _noise(volume, mib)
+    read_once(volume)
+    found: dict[str, Taken] = {}
+    try:
+        pem = certificate(place / "noise.pem")
+        for tls, suffix in ((pem, ""), (None, ", without TLS")):
+            for _ in range(times):
+                for name, taken in _against_nothing(place, volume, size >> 20, smsnap, tls).items():
+                    print(f"noise to S3{suffix}: {name}: {taken.wall_s:.2f} s", file=sys.stderr)
+                    least = min(taken, found.get(name + suffix, taken), key=lambda one: one.wall_s)
+                    found[name + suffix] = least
+        pem.unlink()
+    finally:
+        shutil.rmtree(volume)
+    return size, found
+
+
+def _noise(volume: Path, mib: int) -> int:
+    """Large files that nothing makes smaller; bytes in all."""
     shutil.rmtree(volume, ignore_errors=True)
     volume.mkdir()
     files = max(1, mib // _FILE_MIB)
@@ -43,22 +62,23 @@ def ceiling(place: Path, mib: int, smsnap: Path | None, times: int = 2) -> tuple
         with (volume / f"{number}.bin").open("wb") as file:
             for _ in range(mib // files):
                 file.write(os.urandom(1 << 20))
-    read_once(volume)
-    found: dict[str, Taken] = {}
+    return (mib // files * files) << 20
+
+
+def _against_nothing(
+    place: Path, volume: Path, mib: int, smsnap: Path | None, tls: Path | None
+) -> dict[str, Taken]:
+    home = place / "noise-home"
+    shutil.rmtree(home, ignore_errors=True)
     try:
-        for _ in range(times):
-            with discarding_server() as endpoint:
-                shutil.rmtree(home, ignore_errors=True)
-                peer = smsnapd(smsnap, endpoint)
-                environment = prepared(peer, home, volume)
-                measure(peer.prepare, environment, place)
-                put = f'"{sys.executable}" -m tests.bench.ceiling --endpoint {endpoint} --mib {mib}'
-                for name, command in (("smsnapd", peer.full), ("boto3", put)):
-                    at = Path.cwd() if name == "boto3" else place
-                    taken = measure(command, {**environment, **KEYS}, at)
-                    found[name] = min(taken, found.get(name, taken), key=lambda one: one.wall_s)
-                    print(f"noise to S3: {name}: {taken.wall_s:.2f} s", file=sys.stderr)
+        with discarding_server(tls) as endpoint:
+            peer = smsnapd(smsnap, endpoint)
+            environment = {**prepared(peer, home, volume), **KEYS}
+            if tls is not None:
+                environment["AWS_CA_BUNDLE"] = str(tls)
+            measure(peer.prepare, environment, place)
+            put = f'"{sys.executable}" -m tests.bench.ceiling --endpoint {endpoint} --mib {mib}'
+            full = measure(peer.full, environment, place)
+            return {"smsnapd": full, "boto3": measure(put, environment, Path.cwd())}
     finally:
-        shutil.rmtree(volume)
         shutil.rmtree(home, ignore_errors=True)
-    return (mib // files * files) << 20, found
