@@ -26,12 +26,14 @@ import traceback
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkProcess
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from smsnapd.coredumps import forbid_core_dumps
+from smsnapd.engine.interpreter import Interpreter
 from smsnapd.errors import SmsnapError
 from smsnapd.store.activity import uploading
 from smsnapd.store.counting import Requests, made
@@ -93,11 +95,10 @@ class Pool(Generic[J, R]):
         if workers == 0:
             self._inline = task.open()
             return
-        method = "fork" if threading.active_count() == 1 else "spawn"
-        context = multiprocessing.get_context(method)
+        forks = threading.active_count() == 1
         for number in range(workers):
             others = [process.connection for process in self._processes]
-            self._processes.append(_Process(context, task, number, others))
+            self._processes.append(_Process(task, number, others, forks=forks))
 
     def __enter__(self) -> Pool[J, R]:
         return self
@@ -164,7 +165,9 @@ class Pool(Generic[J, R]):
 
     def _receive(self) -> list[tuple[int, bytes]]:
         """Results, at least one message later; none if that said only that something moves."""
-        by_connection = {process.connection: process for process in self._processes if process.under_way}
+        by_connection: dict[Any, _Process] = {
+            process.connection: process for process in self._processes if process.under_way
+        }
         messages = [by_connection[connection].receive() for connection in wait(list(by_connection))]
         self._heard_ns = time.monotonic_ns()
         return list(filter(None, messages))
@@ -173,23 +176,24 @@ class Pool(Generic[J, R]):
 class _Process:
     """One worker process, seen from the parent."""
 
-    def __init__(self, context: Any, task: Any, number: int, others: list[Connection]) -> None:
-        self.connection, theirs = context.Pipe(duplex=True)
-        inherited = [*others, self.connection] if context.get_start_method() == "fork" else []
-        self._process = context.Process(
-            target=_serve,
-            args=(theirs, pickle.dumps(task), inherited),
-            name=f"smsnapd-worker-{number}",
-            daemon=True,
-        )
-        self._process.start()
+    def __init__(self, task: Any, number: int, others: list[Connection], *, forks: bool) -> None:
+        self.connection, theirs = multiprocessing.Pipe(duplex=True)
+        self._process: ForkProcess | Interpreter
+        if forks:
+            name = f"smsnapd-worker-{number}"
+            inherited = [*others, self.connection]
+            self._process = ForkProcess(target=_serve, args=(theirs, inherited), name=name, daemon=True)
+            self._process.start()
+        else:
+            self._process = Interpreter(serve, theirs.fileno())
         theirs.close()
         self.under_way: deque[int] = deque()
-        self._hand_over(getattr(task, "secret", b""))
+        self._hand_over(pickle.dumps(task), getattr(task, "secret", b""))
 
-    def _hand_over(self, secret: bytes | bytearray) -> None:
-        """Write a task's secret right into the pipe, before anything else: no copy of it stays here."""
+    def _hand_over(self, pickled: bytes, secret: bytes | bytearray) -> None:
+        """Send the task, and write its secret right into the pipe: no copy of it stays here."""
         try:
+            self.connection.send_bytes(pickled)
             os.writev(self.connection.fileno(), [bytes([len(secret)]), secret])
         except OSError as error:
             raise self._died() from error
@@ -246,11 +250,20 @@ def _take_counts(message: bytes) -> None:
         made.add(msgspec.msgpack.decode(message[1:], type=Requests))
 
 
-def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) -> None:
+def serve(descriptor: int) -> None:
+    """The life of a worker process that is a new interpreter; `descriptor` is its end of the pipe."""
+    _serve(Connection(descriptor), [])
+
+
+def _serve(connection: Connection, inherited: list[Connection]) -> None:
     """The life of a worker process: ends when the parent closes its end of the pipe."""
     forbid_core_dumps()
     for other in inherited:
         other.close()
+    try:
+        pickled = connection.recv_bytes()
+    except EOFError:  # the parent has ended
+        return
     secret = _handed_over(connection)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -269,7 +282,7 @@ def _serve(connection: Connection, pickled: bytes, inherited: list[Connection]) 
 
 
 def _handed_over(connection: Connection) -> bytes:
-    """The task's secret, b"" if it has none; the first that comes through the pipe."""
+    """The task's secret, b"" if it has none; it comes behind the task."""
     size, secret = os.read(connection.fileno(), 1), b""
     while size and len(secret) < size[0] and (piece := os.read(connection.fileno(), size[0] - len(secret))):
         secret += piece

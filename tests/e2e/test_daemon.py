@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from smsnapd.engine.snapshot import INLINE_ENTRIES
 from tests.e2e.daemon import PATIENCE_S, SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook, one_line
 
@@ -362,3 +363,13 @@ def test_install_writes_the_unit_once_and_uninstall_removes_it(tmp_path: Path) -
     assert "removed" in notebook.well("uninstall", "--root", root).text
     assert not unit.exists() and not wants.is_symlink()
     assert "not there" in notebook.well("uninstall", "--root", root).text
+
+
+def test_nobody_but_the_daemon_itself_is_there_when_it_rests(daemon: Daemon) -> None:
+    for number in range(INLINE_ENTRIES + 1):  # more than it stores without others
+        (daemon.notebook.volume / f"file-{number}").touch()
+    daemon.start()
+    daemon.until("idle")
+    assert daemon.process is not None
+    tasks = Path(f"/proc/{daemon.process.pid}/task").iterdir()
+    assert [(task / "children").read_text() for task in tasks if (task / "children").read_text()] == []

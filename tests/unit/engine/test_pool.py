@@ -106,6 +106,7 @@ class Task:
 def _nothing_left() -> Iterator[None]:
     yield
     assert multiprocessing.active_children() == []
+    assert Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text() == ""
 
 
 @pytest.mark.parametrize("workers", WORKERS)
@@ -200,6 +201,25 @@ def test_an_error_while_the_worker_is_made(dead: bool) -> None:
 def test_a_worker_that_is_killed_ends_the_work() -> None:
     with Pool[Job, Done](Task(), 2) as pool, pytest.raises(SmsnapError, match="ended with status -9"):
         list(pool.run(Job(number, "die" if number == 5 else "") for number in range(100)))
+
+
+def test_a_program_with_threads_imports_nothing_from_where_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon may stand in a directory that others write to."""
+    for name in ("pickle", "multiprocessing", "msgspec"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    let_go = threading.Event()
+    thread = threading.Thread(target=let_go.wait)
+    thread.start()
+    try:
+        with Pool[Job, Done](Task(), 1) as pool:
+            assert [result.number for result in pool.run([Job(7)])] == [7]
+    finally:
+        let_go.set()
+        thread.join()
+    assert not (tmp_path / "imported").exists()
 
 
 def test_an_error_in_the_jobs_is_the_callers() -> None:
