@@ -42,6 +42,7 @@ def run(config: str | None, verbosity: int) -> int:
     from smsnapd.daemon.plan import load_plan, runtime_dir
     from smsnapd.daemon.service import Service, locked
 
+    considerate.use_malloc(os.environ)
     # The watchdog's SIGABRT then leaves in the log where every thread was.
     faulthandler.enable()
     set_up_service_logging(verbosity, sys.stderr, os.environ)

@@ -29,6 +29,7 @@ _KEPT_OPEN_S: Final = 86400.0
 """Recipients and writers may have changed: the repository's records are read again once a day."""
 _KEEP_AGAIN_S: Final = 120.0
 """After the lease could not be renewed, the next try waits for so long: each may take a while."""
+_TIDY_EVERY_S: Final = 60.0
 _BEAT_EVERY: Final = 1000
 _log = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class Runs:
         self._is_open = False
         self._opened_s = 0.0
         self._keep_from_s = 0.0
+        self._tidy_from_s = 0.0
         self._place: tuple[int, int] | None = None
 
     def close(self) -> None:
@@ -109,7 +111,9 @@ class Runs:
             repository = self._opened()
             return run_backup(repository, self._plan.settings, request, progress, tenure=self._tenure)
         finally:
-            if hints is None:  # of the others a thousand fit into an hour, and each is small
+            # Of small ones a thousand fit into an hour: all that they leave together is enough.
+            if hints is None or self._clock() >= self._tidy_from_s:
+                self._tidy_from_s = self._clock() + _TIDY_EVERY_S
                 considerate.give_back_memory()
 
     def check(self, progress: Progress) -> CheckReport:

@@ -120,7 +120,7 @@ class HandlePaths:
     Nothing of the volume stays open between batches of events, so that it can be unmounted. For one thread.
     """
 
-    def __init__(self, root: bytes, admission: Admission, *, limit: int = 65536) -> None:
+    def __init__(self, root: bytes, admission: Admission, *, limit: int = 16384) -> None:
         """`root` is absolute; `limit` bounds how many paths are remembered."""
         self._root = root
         self._admission = admission
