@@ -8,7 +8,6 @@ entry lies in a directory, and each alias has a first name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Final, NamedTuple
 
 import msgspec
@@ -16,7 +15,7 @@ import msgspec
 from smsnapd.engine.changes import DirectoryChange
 from smsnapd.errors import VolumeError
 from smsnapd.format.manifest import Issue
-from smsnapd.model import Entry, Extent, Flag, Kind, Listing, join_path
+from smsnapd.model import Entry, Flag, Kind, Listing, join_path
 from smsnapd.state import has_names, is_alias
 from smsnapd.volume.tarball.read import (
     HEADER,
@@ -24,21 +23,15 @@ from smsnapd.volume.tarball.read import (
     ISSUE_LARGE,
     ISSUE_VANISHED,
     READ,
-    THIS_PACK,
     Packed,
 )
 
 _TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _UNSETTLED: Final = int(Flag.UNSETTLED)
 _CHANGED: Final = int(Flag.CHANGED)
+_DIRECTORY: Final = int(Kind.DIRECTORY)
+_ODD: Final = int(Flag.ALIAS | Flag.UNSETTLED | Flag.CHANGED)
 _NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
-
-
-class Placed(NamedTuple):
-    """What came of one changed entry, and the number of the chunk that its pack became."""
-
-    packed: Packed
-    chunk: int
 
 
 class Recorded(NamedTuple):
@@ -49,7 +42,7 @@ class Recorded(NamedTuple):
     before: list[Entry]
 
 
-Redo = Callable[[bytes, Entry, int], Placed]
+Redo = Callable[[bytes, Entry, int], Packed]
 """Stores one entry again, apart: (directory, entry as scanned or complete, READ or HEADER) to its outcome."""
 
 
@@ -74,28 +67,48 @@ class Assembler:
         self.stored = 0
         self.deleted = 0
 
-    def directory(
-        self, change: DirectoryChange, outcomes: Iterator[Placed], settled: list[Entry]
-    ) -> Recorded:
-        """Record one directory; takes as many outcomes as it has changed entries."""
+    def directory(self, change: DirectoryChange, packed: list[Packed], settled: list[Entry]) -> Recorded:
+        """Record one directory, by what became of each of its changed entries."""
         directory = change.directory
-        placed = list(islice(outcomes, len(change.changed)))
         before = self._before_of(directory)
         if self._is_lost(directory):
             self._lose(directory, change)
             return Recorded(Listing(directory, []), Listing(directory, []), before)
+        if not before:
+            listing = Listing(directory, list(self._recorded(change, packed, {})))
+            return Recorded(listing, listing, before)
         after = {entry.name: entry for entry in before}
         after.update((entry.name, entry) for entry in settled if entry.name in after)
         recorded = [Entry(name, _TOMBSTONE) for name in change.gone if name in after]
         self._note(directory, recorded, after)
-        for item, outcome in zip(change.changed, placed, strict=True):
-            entry = self._outcome(directory, item.entry, outcome, after.get(item.entry.name))
-            if entry is not None:
-                self._note(directory, [entry], after)
-                recorded.append(entry)
+        for entry in self._recorded(change, packed, after):
+            self._note(directory, [entry], after)
+            recorded.append(entry)
         listing = Listing(directory, self._needed(directory, recorded))
         self._note_removed(directory, before, recorded)
         return Recorded(listing, Listing(directory, sorted(after.values(), key=_name)), before)
+
+    def _recorded(
+        self, change: DirectoryChange, packed: list[Packed], before: dict[bytes, Entry]
+    ) -> Iterator[Entry]:
+        """What to record of the changed entries, in their order; most are as they were scanned."""
+        directory, settled_before_ns = change.directory, self._unsettled_from_ns
+        for (scanned, _, _), outcome in zip(change.changed, packed, strict=True):
+            entry, issue = outcome
+            if (
+                issue
+                or entry is None
+                or entry.ctime_ns >= settled_before_ns
+                or entry.flags & _ODD
+                or entry.kind != scanned.kind
+                or (entry.kind != _DIRECTORY and not entry.links == scanned.links == 1)
+            ):
+                entry = self._outcome(directory, scanned, outcome, before.get(scanned.name))
+                if entry is None:
+                    continue
+            else:
+                self.stored += 1
+            yield entry
 
     def _is_lost(self, directory: bytes) -> bool:
         while directory and self._lost:
@@ -121,20 +134,20 @@ class Assembler:
             if old is not None and led and (is_alias(entry) or not _leads(entry, old)):
                 self._parted.add(join_path(directory, entry.name))
 
-    def _outcome(self, directory: bytes, scanned: Entry, outcome: Placed, old: Entry | None) -> Entry | None:
+    def _outcome(self, directory: bytes, scanned: Entry, outcome: Packed, old: Entry | None) -> Entry | None:
         """What to record: the entry, a tombstone if it is gone, None if what the index has stays."""
         path = join_path(directory, scanned.name)
         if is_alias(scanned) and scanned.target in self._leaders:
             outcome = self._redo_alias(directory, scanned)
-        elif outcome.packed.issue == ISSUE_LARGE:
+        elif outcome.issue == ISSUE_LARGE:
             outcome = self._redo(directory, scanned, READ)
-        entry, issue = outcome.packed
+        entry, issue = outcome
         if entry is None or (entry.kind != scanned.kind == Kind.DIRECTORY):
             self._leads_not(path, scanned)
             return self._missing(directory, scanned, issue or ISSUE_VANISHED, old)
         if not _leads(entry, scanned):
             self._leads_not(path, scanned)
-        return self._finished(path, entry, issue, outcome.chunk)
+        return self._finished(path, entry, issue)
 
     def _leads_not(self, path: bytes, scanned: Entry) -> None:
         """Nothing can be an alias of `path`: the next name of its group takes its part."""
@@ -170,8 +183,8 @@ class Assembler:
         """What to record of a directory that the scan saw and that is gone: nobody can ask for its xattrs."""
         xattrs = old.xattrs if scanned.inode == old.inode else ()
         outcome = self._redo(directory, msgspec.structs.replace(scanned, xattrs=xattrs), HEADER)
-        assert outcome.packed.entry is not None
-        return self._finished(join_path(directory, scanned.name), outcome.packed.entry, "", outcome.chunk)
+        assert outcome.entry is not None
+        return self._finished(join_path(directory, scanned.name), outcome.entry, "")
 
     def _kept(self, directory: bytes, scanned: Entry, old: Entry) -> Entry | None:
         """What to record of a name that cannot be read: nothing, unless it is an alias of what has parted."""
@@ -185,24 +198,24 @@ class Assembler:
             entry = msgspec.structs.replace(self._indexed(old.target), name=old.name)
             self._heirs[old.target] = join_path(directory, old.name)
         outcome = self._redo(directory, entry, HEADER)
-        assert outcome.packed.entry is not None
-        return self._finished(join_path(directory, old.name), outcome.packed.entry, "", outcome.chunk)
+        assert outcome.entry is not None
+        return self._finished(join_path(directory, old.name), outcome.entry, "")
 
     def _indexed(self, path: bytes) -> Entry:
         directory, _, name = path.rpartition(b"/")
         return next(entry for entry in self._before_of(directory) if entry.name == name)
 
-    def _redo_alias(self, directory: bytes, scanned: Entry) -> Placed:
+    def _redo_alias(self, directory: bytes, scanned: Entry) -> Packed:
         leader = self._leaders[scanned.target]
         if leader:
             return self._redo(directory, msgspec.structs.replace(scanned, target=leader), READ)
         outcome = self._redo(directory, msgspec.structs.replace(scanned, flags=0, target=b""), READ)
-        if outcome.packed.entry is not None and _leads(outcome.packed.entry, scanned):
+        if outcome.entry is not None and _leads(outcome.entry, scanned):
             self._leaders[scanned.target] = join_path(directory, scanned.name)
         return outcome
 
-    def _finished(self, path: bytes, entry: Entry, issue: str, chunk: int) -> Entry:
-        """The entry with its place, and marked if it must be looked at again."""
+    def _finished(self, path: bytes, entry: Entry, issue: str) -> Entry:
+        """The entry, marked if it must be looked at again."""
         flags = entry.flags
         if not issue and flags & _CHANGED:
             # A large file that would not hold still: its content was stored before its header was.
@@ -213,15 +226,8 @@ class Assembler:
             flags |= _NOT_SURE
         elif entry.ctime_ns >= self._unsettled_from_ns and not is_alias(entry):
             flags |= _UNSETTLED
-        header = entry.header
-        assert header is not None
         self.stored += 1
-        content = entry.content
-        if content and content[0].chunk == THIS_PACK:
-            content = (Extent(chunk, content[0].offset, content[0].length),)
-        return msgspec.structs.replace(
-            entry, flags=flags, header=Extent(chunk, header.offset, header.length), content=content
-        )
+        return entry if flags == entry.flags else msgspec.structs.replace(entry, flags=flags)
 
     def _needed(self, directory: bytes, recorded: list[Entry]) -> list[Entry]:
         """`recorded` in order, without tombstones where something above removes what was below it anyway."""

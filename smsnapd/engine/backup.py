@@ -16,6 +16,7 @@ from smsnapd.engine.changes import ChangeSet
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.environment.judging import Judged
 from smsnapd.engine.extras import left_out
+from smsnapd.engine.fresh import FreshTree
 from smsnapd.engine.heldvolume import opened_state
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.index import (
@@ -215,8 +216,7 @@ class _Run:
         self._report = ScanReport()
         self._filesystem = find_mount(tree.root).filesystem_uuid
         self._reader = PackReader(tree, state.digest_key, Owners())
-        restat = None if request.hints is None else self._stat_now
-        self._changes = ChangeSet(state, reread=request.reread, restat=restat)
+        self._changes: ChangeSet | FreshTree = FreshTree(())
         self._notes = notes
         self._lost = False
         self.left_sparse = False
@@ -242,16 +242,17 @@ class _Run:
         if full and self._state.is_bare and tenure is not None:
             # Entries that lie in an image have no extents that a full of files could name.
             self._state.forget()
+        left: frozenset[int] = frozenset()
         if full:
             where = self._request.state_dir, self._repository.repository_id, self._request.volume
-            self._changes.leave(sparse_among(*where, self._state.chunks()))
+            left = sparse_among(*where, self._state.chunks())
         hints = self._usable_hints(head, full)
         candidates = self._may_be_left_out(tenure, full)
         started_ns = self._started_ns(hints)
         # Writes dirty pages back: a write through mmap to one moves no ctime until then (invariant 3).
         syncfs(self._tree.open_directory(b""))
         hints = self._leave(candidates, hints)
-        known = self._scan(started_ns - UNSETTLED_NS, lease, head, hints)
+        known = self._scan(started_ns - UNSETTLED_NS, lease, head, hints, left)
         scanned = Scanned(
             self._changes,
             self._report,
@@ -379,36 +380,58 @@ class _Run:
         return hints and hints._replace(subtrees=hints.subtrees.union(back))
 
     def _scan(
-        self, unsettled_from_ns: int, lease: Lease | None, head: Parent | None, hints: Hints | None
+        self,
+        unsettled_from_ns: int,
+        lease: Lease | None,
+        head: Parent | None,
+        hints: Hints | None,
+        left: frozenset[int],
     ) -> tuple[Issue, ...] | None:
         """Find what changed. None after a full scan; after a hinted one, what is incomplete still."""
         self._progress.phase("scan")
-        names_key = self._repository.volume_keys(self._request.volume).chunk_names
         excludes = Excludes(self._request.exclude, self._left_out())
+        if lease is not None and self._state.head is None:
+            self._changes.close()
+            self._changes = FreshTree(self._everything(excludes))
+            return None
+        names_key = self._repository.volume_keys(self._request.volume).chunk_names
         rechecker = Rechecker(self._reader, self._state, names_key, unsettled_from_ns)
+        restat = None if hints is None else self._stat_now
+        changes = self._begin(ChangeSet(self._state, reread=self._request.reread, restat=restat), left)
         if hints is not None and head is not None:
             # What could not be read may be by now, and nothing tells of it.
             again = {issue.path for issue in head.incomplete}
             hints = hints._replace(subtrees=hints.subtrees | again)
             looks = HintedLooks(self._tree, excludes, self._report, self._state, hints)
-            self._compare(_renewing(lease, looks), rechecker)
-            if not self._changes.lacks_names():
+            self._compare(changes, _renewing(lease, looks), rechecker)
+            if not changes.lacks_names():
                 return tuple(issue for issue in head.incomplete if not looks.covered(issue.path))
-            self._begin_again()
+            # Where hints do not reach, a scan of everything decides.
+            self._report = ScanReport()
+            changes = self._begin(ChangeSet(self._state, reread=self._request.reread), left)
         everywhere = look_everywhere(scan(self._tree, excludes, self._report), self._state.listings())
-        self._compare(_renewing(lease, everywhere), rechecker)
+        self._compare(changes, _renewing(lease, everywhere), rechecker)
         return None
 
-    def _compare(self, looks: Iterable[Look], rechecker: Rechecker) -> None:
-        self._changes.compare(looks, _Unknown(self._report).covers, rechecker.settled)
+    def _begin(self, changes: ChangeSet, left: frozenset[int]) -> ChangeSet:
+        """Go on with these changes; what lies in the chunks `left` is to be stored anew."""
+        self._changes.close()
+        self._changes = changes
+        changes.leave(left)
+        return changes
+
+    def _compare(self, changes: ChangeSet, looks: Iterable[Look], rechecker: Rechecker) -> None:
+        changes.compare(looks, _Unknown(self._report).covers, rechecker.settled)
+        self._refuse_gone()
+
+    def _everything(self, excludes: Excludes) -> Iterator[Listing]:
+        """The whole volume; VolumeError at the end if there was none."""
+        yield from scan(self._tree, excludes, self._report)
+        self._refuse_gone()
+
+    def _refuse_gone(self) -> None:
         if b"" in self._report.vanished:
             raise VolumeError(f"scan the volume {path_text(self._tree.root)}", "its root directory is gone")
-
-    def _begin_again(self) -> None:
-        """Forget what hints showed: where they do not reach, a scan of everything decides."""
-        self._changes.close()
-        self._report = ScanReport()
-        self._changes = ChangeSet(self._state, reread=self._request.reread)
 
     def _stat_now(self, path: bytes, indexed: Entry) -> Entry | None:
         return stat_entry(self._tree, self._report, path, indexed)

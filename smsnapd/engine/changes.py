@@ -143,9 +143,7 @@ class ChangeSet:
         self._reread = reread
         directory = state.path.parent
         self._found = Spool(DirectoryChange, directory)
-        self._completed = Spool(DirectoryChange, directory)
         self._gone = Spool(Entry, directory)
-        self._complete = False
         self._gone_files = _GoneFiles(self._gone)
         # Inodes with names that changed, and the latest ctime that a look saw of them.
         self._touched: dict[int, int] = {}
@@ -166,8 +164,15 @@ class ChangeSet:
     def close(self) -> None:
         """Drop the spools. May be called more than once."""
         self._found.close()
-        self._completed.close()
         self._gone.close()
+
+    def look_ahead(self, entries: int, size: int, renew: Callable[[], None]) -> None:
+        """All is known already."""
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the counts are final."""
+        return True
 
     @property
     def empty(self) -> bool:
@@ -258,17 +263,11 @@ class ChangeSet:
             self._touched[entry.inode] = max(seen_ns, self._touched.get(entry.inode, 0))
 
     def directories(self) -> Iterator[DirectoryChange]:
-        """The changes in catalog order, complete: first names and aliases told apart, renames found.
-
-        May be called again; the first call does the work.
-        """
-        if not self._complete:
-            groups = _Groups()
-            for directory, changed, gone in self._with_forced():
-                changes = [self._settle(directory, change, groups) for change in changed]
-                self._completed.add(DirectoryChange(directory, changes, gone))
-            self._complete = True
-        return iter(self._completed)
+        """The changes in catalog order, complete: first names and aliases told apart, renames found."""
+        groups = _Groups()
+        for directory, changed, gone in self._with_forced():
+            changes = [self._settle(directory, change, groups) for change in changed]
+            yield DirectoryChange(directory, changes, gone)
 
     def _with_forced(self) -> Iterator[DirectoryChange]:
         """The changes, with the unchanged names of inodes whose set of names changed, in catalog order."""

@@ -36,13 +36,17 @@ class ChunkTable:
         """Hashes of the chunks that need not be stored again."""
         return frozenset(self._numbers) | frozenset(self._journal)
 
-    def number(self, piece: Piece) -> int:
-        """The number of a chunk that a worker made, or found to be known."""
+    def reserve(self) -> int:
+        """A number for a chunk that is to be made; it is used for no other, and maybe for none."""
+        self._next += 1
+        return self._next - 1
+
+    def number(self, piece: Piece, reserved: int = -1) -> int:
+        """The number of a chunk that a worker made, or found to be known; `reserved` if that is new."""
         number = self._numbers.get(piece.name_hash)
         if number is None:
             ref = piece.ref or self._journal[piece.name_hash]
-            number = self._next
-            self._next += 1
+            number = reserved if reserved >= 0 else self.reserve()
             self._numbers[piece.name_hash] = number
             self._refs[number] = ref
             if piece.sealed:

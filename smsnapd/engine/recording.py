@@ -8,7 +8,6 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cached_property
 
 from smsnapd.engine.assembly import Recorded
-from smsnapd.engine.changes import DirectoryChange
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
@@ -162,25 +161,22 @@ def chunk_rows(catalog: CatalogBuilder, table: ChunkTable, attachments: Attachme
 
 
 def whole_tree(
-    indexed: Iterator[Listing],
-    changes: Iterator[DirectoryChange],
-    record: Callable[[DirectoryChange], Recorded],
+    indexed: Iterator[Listing], changed: Iterator[Recorded]
 ) -> Iterator[tuple[Listing, Recorded | None]]:
     """Every directory of the tree as it is now, in catalog order, with what changed in it, if anything."""
-    old, change = next(indexed, None), next(changes, None)
-    while old is not None or change is not None:
+    old, new = next(indexed, None), next(changed, None)
+    while old is not None or new is not None:
         old_key = directory_key(old.directory) if old is not None else None
-        key = directory_key(change.directory) if change is not None else None
-        if change is None or (old_key is not None and key is not None and old_key < key):
+        key = directory_key(new.after.directory) if new is not None else None
+        if new is None or (old_key is not None and key is not None and old_key < key):
             assert old is not None
             yield old, None
             old = next(indexed, None)
             continue
-        recorded = record(change)
-        yield recorded.after, recorded
+        yield new.after, new
         if old_key == key:
             old = next(indexed, None)
-        change = next(changes, None)
+        new = next(changed, None)
 
 
 def with_settled(listing: list[Entry], settled: list[Entry]) -> list[Entry]:

@@ -16,6 +16,7 @@ from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.environment.companion import Companion, EnvironmentRequest
 from smsnapd.engine.environment.keeping import put_report
 from smsnapd.engine.environment.leaving import LEFT_OUT
+from smsnapd.engine.fresh import FreshTree
 from smsnapd.engine.index import Parent, head_of, next_name, reference
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
@@ -37,7 +38,7 @@ from smsnapd.state import State, StateUpdate, TreeCounts
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.mounts import find_mount
 from smsnapd.volume.scan import ScanReport
-from smsnapd.volume.tarball.read import PackReader
+from smsnapd.volume.tarball.read import Packed, PackReader
 
 UNSETTLED_NS: Final = 20_000_000
 """Coarse clocks hide a second write within a tick; no kernel's tick is longer than this."""
@@ -83,7 +84,7 @@ class BackupRequest:
 class Scanned:
     """What one scan found. `root` and `filesystem` say of which volume; `reader` reads it."""
 
-    changes: ChangeSet
+    changes: ChangeSet | FreshTree
     report: ScanReport
     reader: PackReader
     root: bytes
@@ -140,9 +141,15 @@ class SnapshotWriter:
     def write(self, tenure: Tenure, head: Parent | None, full: bool) -> Written:
         """Store what changed and commit; the index moves on behind it."""
         changes, lease = self._changes, tenure.lease
-        self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
+        changes.look_ahead(INLINE_ENTRIES, INLINE_BYTES, lease.renew)
+        if changes.is_counted:
+            self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
+        else:
+            self._progress.phase("store")
         table = self._known_chunks(tenure)
-        inline = changes.bytes_to_read <= INLINE_BYTES and changes.changed <= INLINE_ENTRIES
+        inline = (
+            changes.is_counted and changes.bytes_to_read <= INLINE_BYTES and changes.changed <= INLINE_ENTRIES
+        )
         attach_bytes = ATTACH_BYTES if inline else 0
         storage = self._storage(table, tenure, attach_bytes, inline=inline)
         with storage, self._state.update(anew=False) as update:
@@ -206,7 +213,6 @@ class SnapshotWriter:
             task=task,
             workers=0 if inline else workers,
             table=table,
-            changes=self._changes,
             reader=self._scanned.reader,
             boundary_key=self._keys.boundaries,
             store=self._repository.store,
@@ -261,15 +267,14 @@ class SnapshotWriter:
     def _directories(
         self, assembler: Assembler, storage: Storage, settled: dict[bytes, list[Entry]], full: bool
     ) -> Iterator[tuple[Listing, Recorded | None]]:
-        outcomes = storage.outcomes()
+        def record(stored: tuple[DirectoryChange, list[Packed]]) -> Recorded:
+            change, packed = stored
+            return assembler.directory(change, packed, settled.pop(change.directory, []))
 
-        def record(change: DirectoryChange) -> Recorded:
-            return assembler.directory(change, outcomes, settled.pop(change.directory, []))
-
-        changes = self._changes.directories()
+        recorded = map(record, storage.outcomes(self._changes.directories()))
         if full:
-            return whole_tree(self._state.listings(), changes, record)
-        return ((recorded.after, recorded) for recorded in map(record, changes))
+            return whole_tree(self._state.listings(), recorded)
+        return ((directory.after, directory) for directory in recorded)
 
     def _manifest(
         self,

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
-from smsnapd.engine.assembly import Placed
-from smsnapd.engine.changes import ChangeSet
+import msgspec
+
+from smsnapd.engine.changes import DirectoryChange, is_large
 from smsnapd.engine.chunktable import ChunkTable
 from smsnapd.engine.durable import Durable
-from smsnapd.engine.largefiles import LargeFiles, StorePool
+from smsnapd.engine.largefiles import TRIES, LargeFile, inspect_large
 from smsnapd.engine.pool import Pool
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask
 from smsnapd.engine.vigil import Vigil
-from smsnapd.format.chunker import plan_packs
-from smsnapd.model import BLOCK, Entry, Kind, join_path
+from smsnapd.format.chunker import Packer
+from smsnapd.model import BLOCK, CHUNK_TARGET, Entry, Extent, Flag, Kind, join_path
 from smsnapd.state import is_alias
 from smsnapd.state.journal import Journal
 from smsnapd.store.base import Store
-from smsnapd.volume.tarball.read import HEADER, ISSUE_LARGE, READ, Packed, PackItem, PackReader
+from smsnapd.volume.tarball.read import (
+    HEADER,
+    ISSUE_LARGE,
+    ISSUE_VANISHED,
+    READ,
+    THIS_PACK,
+    Packed,
+    PackItem,
+    PackReader,
+)
 
 _REGULAR: Final = int(Kind.REGULAR)
+_ALIAS: Final = int(Flag.ALIAS)
+
+StorePool = Pool[PackJob | RangeJob, StoreResult]
 
 HEADER_BYTES: Final = 1536
 """What a header is reckoned at when packs are planned."""
@@ -42,7 +55,6 @@ class Storage:
         task: StoreTask,
         workers: int,
         table: ChunkTable,
-        changes: ChangeSet,
         reader: PackReader,
         boundary_key: bytes,
         store: Store,
@@ -52,15 +64,17 @@ class Storage:
     ) -> None:
         self._task = task
         self._table = table
-        self._changes = changes
+        self._reader = reader
         self._boundary_key = boundary_key
         self._durable = Durable(table, store, journal)
         self._progress = progress
         self._pool: StorePool = Pool(task, workers)
         self._vigil = Vigil(lambda: self._pool.moved_ns, renew, progress)
         self._apart: StorePool | None = None
-        self._large = LargeFiles(reader, table, self._take_durable, self._vigil.renew, progress)
-        self._pack_bytes = 0
+        self._waiting: deque[DirectoryChange] = deque()
+        self._pending: deque[_Pack | _Range] = deque()
+        self.stored_bytes = 0
+        """Sealed bytes of new chunks so far."""
 
     def __enter__(self) -> Storage:
         self._vigil.begin()
@@ -78,81 +92,170 @@ class Storage:
             self._apart.close()
         self._durable.rescue(error)
 
-    @property
-    def stored_bytes(self) -> int:
-        """Sealed bytes of new chunks so far."""
-        return self._large.stored_bytes + self._pack_bytes
+    def outcomes(self, changes: Iterable[DirectoryChange]) -> Iterator[tuple[DirectoryChange, list[Packed]]]:
+        """Store everything; yields each directory with what came of its changed entries, in their order."""
+        packed: list[Packed] = []
+        for result in self._pool.run(self._jobs(changes)):
+            packed += self._came(self._pending.popleft(), result)
+            start = 0
+            while self._waiting and len(self._waiting[0].changed) <= len(packed) - start:
+                change = self._waiting.popleft()
+                end = start + len(change.changed)
+                yield change, packed[start:end]
+                start = end
+            del packed[:start]
+        yield from ((change, []) for change in self._waiting)
 
-    def outcomes(self) -> Iterator[Placed]:
-        """Store everything; yields what came of each changed entry, in the order of the changes."""
-        self._large.store(self._pool, self._changes)
-        pending: deque[list[PackItem]] = deque()
-        for result in self._pool.run(self._jobs(pending)):
-            self._tell(pending.popleft(), result)
-            yield from self._placed(result)
-
-    def redo(self, directory: bytes, entry: Entry, mode: int) -> Placed:
+    def redo(self, directory: bytes, entry: Entry, mode: int) -> Packed:
         """Store one entry apart from the others, for the rare case that its first outcome is of no use."""
         if self._apart is None:
             self._apart = Pool(replace(self._task, attach_limit=0), 0)
-        path = join_path(directory, entry.name)
+        job = PackJob([PackItem(directory, entry, None, mode)], self._table.reserve())
+        large = None
         if mode == READ and entry.kind == _REGULAR and not is_alias(entry):
-            stored = self._large.store_one(self._apart, path, entry)
-            if path in self._large.refused:
-                return Placed(Packed(None, self._large.refused[path]), -1)
-            if stored is not None:
-                entry, mode = stored, HEADER
-        (result,) = self._apart.run([PackJob([PackItem(directory, entry, None, mode)])])
-        (placed,) = self._placed(result)
-        if placed.packed.issue == ISSUE_LARGE:
-            return Placed(Packed(None, "unreadable: its size changes all the time"), -1)
-        return placed
+            large = self._large_again(self._apart, join_path(directory, entry.name), entry)
+        if large is not None:
+            if not large.is_whole and large.issue != ISSUE_VANISHED:
+                return Packed(None, large.issue)
+            if large.is_whole:
+                job = PackJob([PackItem(directory, large.entry, None, HEADER)], job.chunk)
+        (result,) = self._apart.run([job])
+        (packed,) = self._came(_Pack(job, {0: large} if large and large.is_whole else {}), result)
+        if packed.issue == ISSUE_LARGE:
+            return Packed(None, "unreadable: its size changes all the time")
+        return packed
+
+    def _large_again(self, pool: StorePool, path: bytes, entry: Entry) -> LargeFile | None:
+        """Read a file that turned out to be large, again while it moves; None if it is large no more."""
+        for attempt in range(1, TRIES + 1):
+            large = inspect_large(self._reader, path, entry, restless=attempt == TRIES)
+            if large is None:
+                return None
+            jobs = list(large.jobs())
+            for job, result in zip(jobs, pool.run(jobs), strict=True):
+                self._came(_Range(job, large), result)
+            if large.is_whole:
+                break
+        return large
 
     def finish(self) -> None:
         """Wait for every put; afterwards the chunk table is final."""
         for pool in filter(None, (self._pool, self._apart)):
             for result in pool.finish():
-                self._take_durable(result)
+                self._durable.take(result.durable)
         self._vigil.take_lease_back()
 
-    def _jobs(self, pending: deque[list[PackItem]]) -> Iterator[PackJob | RangeJob]:
-        for items in plan_packs(self._items(), self._boundary_key):
-            pending.append(items)
-            yield PackJob(items)
+    def _jobs(self, changes: Iterable[DirectoryChange]) -> Iterator[PackJob | RangeJob]:
+        """What is to be stored: packs, and before the pack of its header the ranges of each large file."""
+        packer: Packer[PackItem] = Packer(self._boundary_key)
+        large: dict[bytes, LargeFile] = {}
+        for change in changes:
+            self._waiting.append(change)
+            directory = change.directory
+            for entry, previous, mode in change.changed:
+                path = directory + b"/" + entry.name if directory else entry.name
+                item = PackItem(directory, entry, previous, mode)
+                if entry.size >= CHUNK_TARGET and mode == READ and is_large(entry):
+                    found = inspect_large(self._reader, path, entry)
+                    if found is not None:
+                        large[path] = found
+                        yield from self._range_jobs(found)
+                        item = PackItem(directory, found.entry, previous, HEADER)
+                for items in packer.add(path, _tar_bytes(item), item):
+                    yield self._pack_job(items, large)
+        if items := packer.take():
+            yield self._pack_job(items, large)
 
-    def _items(self) -> Iterator[tuple[bytes, int, PackItem]]:
-        for directory, changed, _ in self._changes.directories():
-            for entry, previous, mode in changed:
-                path = join_path(directory, entry.name)
-                stored = self._large.stored.get(path) if mode == READ else None
-                if stored is not None:
-                    item = PackItem(directory, stored, previous, HEADER)
-                else:
-                    item = PackItem(directory, entry, previous, mode)
-                yield path, _tar_bytes(item), item
+    def _range_jobs(self, large: LargeFile) -> Iterator[RangeJob]:
+        for job in large.jobs():
+            self._pending.append(_Range(job, large))
+            yield job
 
-    def _placed(self, result: StoreResult) -> Iterator[Placed]:
-        numbers = [self._table.number(piece) if piece else -1 for piece in result.pieces]
-        self._pack_bytes += sum(piece.ref.stored_length for piece in result.pieces if piece and piece.ref)
-        self._take_durable(result)
-        rows = iter(result.packed)
-        for number, count in zip(numbers, result.counts, strict=True):
-            for _ in range(count):
-                yield Placed(next(rows), number)
+    def _pack_job(self, items: list[PackItem], large: dict[bytes, LargeFile]) -> PackJob:
+        job = PackJob(items, self._table.reserve())
+        rows = {}
+        if large:
+            paths = (join_path(item.directory, item.entry.name) for item in items)
+            rows = {row: large.pop(path) for row, path in enumerate(paths) if path in large}
+        self._pending.append(_Pack(job, rows))
+        return job
 
-    def _tell(self, items: list[PackItem], result: StoreResult) -> None:
-        read = [item.entry.size for item in items if item.mode == READ and item.entry.kind == Kind.REGULAR]
-        stored = sum(piece.ref.stored_length for piece in result.pieces if piece and piece.ref)
-        self._progress.advance(files=len(read), bytes=sum(read), stored_bytes=stored)
-        self._vigil.renew()
-
-    def _take_durable(self, result: StoreResult) -> None:
+    def _came(self, of: _Pack | _Range, result: StoreResult) -> list[Packed]:
+        """What became of the items of a pack, their extents complete; of a range nothing yet."""
         self._durable.take(result.durable)
+        stored = sum(piece.ref.stored_length for piece in result.pieces if piece and piece.ref)
+        self.stored_bytes += stored
+        if isinstance(of, _Range):
+            pieces = (piece for piece in result.pieces if piece)
+            extents = [Extent(self._table.number(piece), 0, piece.length) for piece in pieces]
+            of.large.take(extents, result.issue)
+            self._progress.advance(bytes=sum(end - start for start, end in of.job.cuts), stored_bytes=stored)
+            self._vigil.renew()
+            return []
+        packed = self._numbered(of.job, result)
+        for row, large in of.large.items():
+            packed[row] = _completed(packed[row], large)
+        read = [item.entry for item in of.job.items if item.mode == READ]
+        sizes = [entry.size for entry in read if entry.kind == _REGULAR]
+        files = len(sizes) + sum(large.is_whole for large in of.large.values())
+        self._progress.advance(files=files, bytes=sum(sizes), stored_bytes=stored)
+        self._vigil.renew()
+        return packed
+
+    def _numbered(self, job: PackJob, result: StoreResult) -> list[Packed]:
+        """The rows of a pack with the numbers of its chunks: mostly the one that was reserved."""
+        packed: list[Packed] = []
+        supposed, start = job.chunk, 0
+        for piece, count in zip(result.pieces, result.counts, strict=True):
+            rows = result.packed[start : start + count]
+            number = self._table.number(piece, supposed) if piece else supposed
+            if number != supposed:
+                rows = [_moved(row, supposed, number) for row in rows]
+            packed += rows
+            supposed, start = THIS_PACK, start + count
+        return packed
+
+
+class _Pack(NamedTuple):
+    """A pack under way, and the rows of it that are headers of large files."""
+
+    job: PackJob
+    large: dict[int, LargeFile]
+
+
+class _Range(NamedTuple):
+    """Ranges of a large file under way."""
+
+    job: RangeJob
+    large: LargeFile
+
+
+def _completed(packed: Packed, large: LargeFile) -> Packed:
+    """The header of a large file, with its content; to be done again if that could not be read as it is."""
+    if packed.entry is None or not large.is_whole:
+        return Packed(None, ISSUE_LARGE)
+    return Packed(large.with_content(packed.entry), packed.issue)
+
+
+def _moved(packed: Packed, supposed: int, number: int) -> Packed:
+    """A row whose extents lie in another chunk than was supposed."""
+    entry = packed.entry
+    if entry is None or entry.header is None:
+        return packed
+    header = entry.header
+    content = tuple(
+        Extent(number, piece.offset, piece.length) if piece.chunk == supposed else piece
+        for piece in entry.content
+    )
+    entry = msgspec.structs.replace(
+        entry, header=Extent(number, header.offset, header.length), content=content
+    )
+    return Packed(entry, packed.issue)
 
 
 def _tar_bytes(item: PackItem) -> int:
     """About what an item will take in its pack."""
-    entry = item.entry
-    if item.mode == HEADER or entry.kind != _REGULAR or is_alias(entry):
+    _, entry, _, mode = item
+    if mode == HEADER or entry.kind != _REGULAR or entry.flags & _ALIAS:
         return HEADER_BYTES
-    return HEADER_BYTES + -(-entry.size // BLOCK) * BLOCK
+    return HEADER_BYTES + (entry.size + BLOCK - 1 & -BLOCK)

@@ -13,16 +13,24 @@ from smsnapd.model import ChunkRef, Entry, Flag
 from smsnapd.store import open_store
 from smsnapd.store.base import Store
 from smsnapd.volume.attributes import Owners
-from smsnapd.volume.tarball.read import ISSUE_CHANGED, Packed, PackItem, PackReader, read_buffer
+from smsnapd.volume.tarball.read import (
+    ISSUE_CHANGED,
+    THIS_PACK,
+    Packed,
+    PackItem,
+    PackReader,
+    read_buffer,
+)
 from smsnapd.volume.tree import Tree
 
 BUFFER_BYTES: Final = CONTENT_LIMITS[ObjectType.CHUNK]
 
 
 class PackJob(msgspec.Struct, tag="pack", array_like=True):
-    """Entries to be stored together as one chunk."""
+    """Entries to be stored together as one chunk, which has the number `chunk` if it is new."""
 
     items: list[PackItem]
+    chunk: int = THIS_PACK
 
 
 class RangeJob(msgspec.Struct, tag="range", array_like=True):
@@ -37,7 +45,8 @@ class StoreResult(msgspec.Struct, array_like=True):
     """What came of a job.
 
     `packed` has a row for each item of a pack, and `counts` says how many rows went into each of `pieces` (a
-    pack that outgrew the buffer becomes several chunks; one without bytes is None). Of a range `pieces` has a
+    pack that outgrew the buffer becomes several chunks, all but the first with extents of `THIS_PACK`; one
+    without bytes is None). Of a range `pieces` has a
     chunk for each cut, unless there is an `issue`, as of `RangeRead`, that made an end before: the file is
     read again then. `durable` are the chunks whose puts have returned since the last result.
     """
@@ -102,9 +111,10 @@ class StoreWorker:
 
     def _pack(self, job: PackJob) -> StoreResult:
         result = StoreResult(packed=[], pieces=[], counts=[])
-        rest = job.items
+        rest, chunk = job.items, job.chunk
         while rest:
-            used, packed = self._reader.read_pack(rest, self._buffer)
+            used, packed = self._reader.read_pack(rest, self._buffer, chunk)
+            chunk = THIS_PACK
             result.packed += packed
             result.counts.append(len(packed))
             result.pieces.append(self._chunks.keep(memoryview(self._buffer)[:used]) if used else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, TypeVar
+from typing import Final, Generic, TypeVar
 
 from blake3 import blake3
 
@@ -18,27 +18,37 @@ _HASH_RANGE: Final = 1 << 8 * _HASH_BYTES
 _T = TypeVar("_T")
 
 
-def plan_packs(items: Iterable[tuple[bytes, int, _T]], boundary_key: bytes) -> Iterator[list[_T]]:
-    """Cut a stream of small files into packs; each pack becomes one chunk.
+class Packer(Generic[_T]):
+    """Cuts a stream of small files into packs; each pack becomes one chunk. Holds one pack.
 
-    An item is a path, the bytes of its tar blocks (those of its header and content; below 32 MiB) and
-    what stands for it in the pack. `boundary_key` is the volume's (32 bytes). From 2 MiB on a pack ends
-    behind an entry whose path's keyed hash says so: a file that is added or gone moves no boundary but
-    the next ones. It ends before an entry that would take it beyond 16 MiB. Lazy: holds one pack.
+    `boundary_key` is the volume's (32 bytes). From 2 MiB on a pack ends behind an entry whose path's keyed
+    hash says so: a file that is added or gone moves no boundary but the next ones. It ends before an
+    entry that would take it beyond 16 MiB.
     """
-    pack: list[_T] = []
-    size = 0
-    for path, tar_bytes, item in items:
-        if size + tar_bytes > PACK_MAXIMUM and pack:
-            yield pack
-            pack, size = [], 0
-        pack.append(item)
-        size += tar_bytes
-        if size >= PACK_MINIMUM and _is_boundary(path, tar_bytes, boundary_key):
-            yield pack
-            pack, size = [], 0
-    if pack:
-        yield pack
+
+    def __init__(self, boundary_key: bytes) -> None:
+        self._key = boundary_key
+        self._pack: list[_T] = []
+        self._size = 0
+
+    def add(self, path: bytes, tar_bytes: int, item: _T) -> list[list[_T]]:
+        """Take the next file; the packs that end with it or before it, mostly none.
+
+        `tar_bytes` are those of its header and content, below 32 MiB; `item` stands for it in the pack.
+        """
+        finished = []
+        if self._size + tar_bytes > PACK_MAXIMUM and self._pack:
+            finished.append(self.take())
+        self._pack.append(item)
+        self._size += tar_bytes
+        if self._size >= PACK_MINIMUM and _is_boundary(path, tar_bytes, self._key):
+            finished.append(self.take())
+        return finished
+
+    def take(self) -> list[_T]:
+        """The pack that has not ended yet; empty if there is none."""
+        pack, self._pack, self._size = self._pack, [], 0
+        return pack
 
 
 def cut_ranges(size: int, segments: Sequence[Segment]) -> list[tuple[int, int]]:

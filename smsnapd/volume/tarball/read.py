@@ -32,7 +32,7 @@ HEADER: Final = 1
 """Mode of an item whose entry is complete, xattrs, segments and content extents included: header only."""
 
 THIS_PACK: Final = -1
-"""The chunk number of extents that lie in the pack just read."""
+"""The chunk number of extents that lie in a pack whose number is not known yet."""
 
 ISSUE_CHANGED: Final = "changed while read"
 ISSUE_VANISHED: Final = "vanished"
@@ -72,7 +72,7 @@ class PackItem(NamedTuple):
 class Packed(NamedTuple):
     """What became of an item.
 
-    `entry` is complete, its new extents being those of `THIS_PACK`, or None if nothing could be stored.
+    `entry` is complete, or None if nothing could be stored.
     `issue` is "" or `changed while read` (it is stored all the same), `unreadable: <reason>` (stored only if
     it is a directory, which then lacks its xattrs), `vanished` (gone, or turned into what cannot be stored in
     this place), `large` (it has grown: read it with `inspect` and `read_range`).
@@ -117,15 +117,21 @@ class PackReader:
         self._tree = tree
         self._digest_key = digest_key
         self._owners = owners
+        self._chunk = THIS_PACK
 
-    def read_pack(self, items: Sequence[PackItem], buffer: ReadBuffer) -> tuple[int, list[Packed]]:
+    def read_pack(
+        self, items: Sequence[PackItem], buffer: ReadBuffer, chunk: int = THIS_PACK
+    ) -> tuple[int, list[Packed]]:
         """Store items from the start of `buffer`, in their order: bytes used, and what became of each.
+
+        New extents are those of the chunk with the number `chunk`.
 
         The list is shorter than `items` if the buffer was full before: give the rest to another call. What is
         wrong with one name is its issue; one is that it alone needs more than the whole buffer, which of
         16 MiB takes megabytes of attributes.
         """
         used = 0
+        self._chunk = chunk
         results: list[Packed] = []
         with memoryview(buffer) as view:
             for item in items:
@@ -261,7 +267,7 @@ class PackReader:
     ) -> tuple[int, Packed]:
         """Store the header of a complete entry."""
         end = self._place_header(directory, entry, view, offset)
-        return end, Packed(replace(entry, header=Extent(THIS_PACK, offset, end - offset)), "")
+        return end, Packed(replace(entry, header=Extent(self._chunk, offset, end - offset)), "")
 
     def _place_header(self, directory: bytes, entry: Entry, view: memoryview, offset: int) -> int:
         """Put the header of an entry at `offset`: where it ends."""
@@ -294,7 +300,7 @@ class PackReader:
             # Nearly every file is read whole by one call.
             if segments or os.preadv(descriptor, (data,), 0) != length:
                 read_segments(descriptor, segments or ((0, length),), data)
-            content = (Extent(THIS_PACK, start, used - start),)
+            content = (Extent(self._chunk, start, used - start),)
         hasher = blake3(data, key=self._digest_key)
         if segments:
             hasher.update(b"".join([_SEGMENT.pack(*segment) for segment in segments]))
@@ -303,7 +309,7 @@ class PackReader:
             content, used = known, start
         elif used > end:
             view[end:used] = _ZEROS[: used - end]
-        return used, Packed(_stored(entry, Extent(THIS_PACK, offset, start - offset), content, digest), "")
+        return used, Packed(_stored(entry, Extent(self._chunk, offset, start - offset), content, digest), "")
 
     def _status(self, descriptor: int) -> os.stat_result:
         """The metadata of an open regular file of this volume; EXDEV if it is another's."""

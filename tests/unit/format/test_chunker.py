@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import pytest
 from blake3 import blake3
@@ -11,18 +12,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smsnapd.format import chunker
-from smsnapd.format.chunker import PACK_MAXIMUM, PACK_MINIMUM, cut_ranges, plan_packs, split_segments
+from smsnapd.format.chunker import PACK_MAXIMUM, PACK_MINIMUM, Packer, cut_ranges, split_segments
 from smsnapd.model import CHUNK_TARGET, Segment
 
 KEY = bytes(range(32))
 MIB = 1024 * 1024
 Item = tuple[bytes, int, tuple[bytes, int]]
+T = TypeVar("T")
 
 
 def corpus(count: int, seed: int = 1, largest: int = MIB) -> list[Item]:
     noise = random.Random(seed)
     rows = [(b"d/%06d" % row, 512 * noise.randrange(1, largest // 512)) for row in range(count)]
     return [(path, size, (path, size)) for path, size in rows]
+
+
+def plan_packs(items: Iterable[tuple[bytes, int, T]], key: bytes) -> Iterator[list[T]]:
+    packer: Packer[T] = Packer(key)
+    for item in items:
+        yield from packer.add(*item)
+    yield from filter(None, [packer.take()])
 
 
 def packs(items: list[Item], key: bytes = KEY) -> list[tuple[tuple[bytes, int], ...]]:
