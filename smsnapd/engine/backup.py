@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from smsnapd.engine.changes import ChangeSet
+from smsnapd.engine.collector import collected_seldom
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.environment.judging import Judged
 from smsnapd.engine.extras import left_out
@@ -96,7 +97,8 @@ def run_backup(
     held = tenure or begun_here(repository, request)
     try:
         held.begin(take_over=request.take_over)
-        return _run(repository, settings, request, progress, held, clock_ns)
+        with collected_seldom():
+            return _run(repository, settings, request, progress, held, clock_ns)
     except BaseException:
         held.forget()
         raise

@@ -33,6 +33,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import msgspec
 
 from smsnapd.coredumps import forbid_core_dumps
+from smsnapd.engine.collector import collect_seldom
 from smsnapd.engine.interpreter import Interpreter
 from smsnapd.errors import SmsnapError
 from smsnapd.store.activity import uploading
@@ -258,6 +259,7 @@ def serve(descriptor: int) -> None:
 def _serve(connection: Connection, inherited: list[Connection]) -> None:
     """The life of a worker process: ends when the parent closes its end of the pipe."""
     forbid_core_dumps()
+    collect_seldom()
     for other in inherited:
         other.close()
     try:
