@@ -17,9 +17,9 @@ _REGULAR: Final = int(Kind.REGULAR)
 _ALIAS: Final = int(Flag.ALIAS)
 _UNSETTLED: Final = int(Flag.UNSETTLED)
 _SPARSE: Final = int(Flag.SPARSE)
-_BLOCK_OF_STAT: Final = 512
+BLOCK_OF_STAT: Final = 512
 """The unit of `st_blocks`, whatever the file system's own (stat(2))."""
-_SIMPLE: Final = 4 * 4096
+SIMPLE: Final = 4 * 4096
 """Bytes up to which an inode of ext4 needs no block for its extents."""
 
 
@@ -29,7 +29,7 @@ def regular_entry(scanned: Entry, descriptor: int, status: os.stat_result) -> En
     mode, inode, _, links, uid, gid, size, _, _, _ = status
     xattrs = read_xattrs(descriptor)
     # Blocks of attributes and of many extents count in st_blocks too, and may make up for a hole.
-    if size and (status.st_blocks * _BLOCK_OF_STAT < size or xattrs or size > _SIMPLE):
+    if size and (status.st_blocks * BLOCK_OF_STAT < size or xattrs or size > SIMPLE):
         segments = find_segments(descriptor, size)
     return Entry(
         scanned.name, _REGULAR, flags if segments is None else flags | _SPARSE, mode & 0o7777, uid, gid, size,

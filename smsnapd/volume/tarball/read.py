@@ -19,10 +19,17 @@ from msgspec.structs import replace
 
 from smsnapd.errors import VolumeError
 from smsnapd.model import BLOCK, CHUNK_TARGET, Entry, Extent, Flag, Kind, join_path
-from smsnapd.volume.attributes import Owners
+from smsnapd.volume.attributes import Owners, read_xattrs
 from smsnapd.volume.scan import VANISHED, entry_of
 from smsnapd.volume.tarball.header import header
-from smsnapd.volume.tarball.metadata import alias_entry, is_as, other_entry, regular_entry
+from smsnapd.volume.tarball.metadata import (
+    BLOCK_OF_STAT,
+    SIMPLE,
+    alias_entry,
+    is_as,
+    other_entry,
+    regular_entry,
+)
 from smsnapd.volume.tarball.sparse import data_between, read_segments
 from smsnapd.volume.tree import Tree, open_at
 
@@ -225,6 +232,8 @@ class PackReader:
         """Store a regular file, reading it again while it moves."""
         descriptor = open_at(self._tree.open_directory(item.directory), item.entry.name)
         try:
+            if (stored := self._read_as_scanned(item, descriptor, view, offset)) is not None:
+                return stored
             status = self._status(descriptor)
             for _ in range(_TRIES):
                 entry = regular_entry(item.entry, descriptor, status)
@@ -235,6 +244,58 @@ class PackReader:
         finally:
             os.close(descriptor)
         return used, _changed(packed)
+
+    def _read_as_scanned(
+        self, item: PackItem, descriptor: int, view: memoryview, offset: int
+    ) -> tuple[int, Packed] | None:
+        """Store a small plain file that is what the scan saw: one look, behind the reading, tells.
+
+        None if it is not, whatever it is: nothing is stored then, and what stands in the buffer is worthless.
+        """
+        entry = item.entry
+        size = entry.size
+        if size > SIMPLE or entry.flags & _SPARSE:
+            return None
+        try:
+            if read_xattrs(descriptor):
+                return None
+            start = self._place_header(item.directory, entry, view, offset)
+            end = start + size
+            used = end + -size % BLOCK
+            if used > len(view):
+                raise _BufferFullError
+            data = view[start:end]
+            if size and os.preadv(descriptor, (data,), 0) != size:
+                return None
+            status = os.fstat(descriptor)
+        except OSError:
+            return None
+        if (
+            not is_as(entry, status)
+            or status.st_mode & _FORMAT != stat.S_IFREG
+            or status.st_dev != self._tree.device
+            or status.st_blocks * BLOCK_OF_STAT < size
+        ):
+            return None
+        digest = blake3(data, key=self._digest_key).digest(_DIGEST_SIZE)
+        return self._placed(item, entry, digest, view, (offset, start, end, used))
+
+    def _placed(
+        self, item: PackItem, entry: Entry, digest: bytes, view: memoryview, places: tuple[int, int, int, int]
+    ) -> tuple[int, Packed]:
+        """A file whose header and data stand in the buffer: data that the last commit has are dropped again.
+
+        `places` are where the header begins, the data begin and end, and the padding ends.
+        """
+        offset, start, end, used = places
+        content: tuple[Extent, ...] = ()
+        if item.previous is not None and (known := _known_content(item.previous, entry, digest)):
+            content, used = known, start
+        elif end > start:
+            content = (Extent(self._chunk, start, used - start),)
+            if used > end:
+                view[end:used] = _ZEROS[: used - end]
+        return used, Packed(_stored(entry, Extent(self._chunk, offset, start - offset), content, digest), "")
 
     def _read_other(self, item: PackItem, view: memoryview, offset: int) -> tuple[int, Packed]:
         """Store what has no content of its own."""
@@ -294,22 +355,14 @@ class PackReader:
         used = end + -length % BLOCK
         if used > len(view):
             raise _BufferFullError
-        content: tuple[Extent, ...] = ()
         data = view[start:end]
-        if length:
-            # Nearly every file is read whole by one call.
-            if segments or os.preadv(descriptor, (data,), 0) != length:
-                read_segments(descriptor, segments or ((0, length),), data)
-            content = (Extent(self._chunk, start, used - start),)
+        # Nearly every file is read whole by one call.
+        if length and (segments or os.preadv(descriptor, (data,), 0) != length):
+            read_segments(descriptor, segments or ((0, length),), data)
         hasher = blake3(data, key=self._digest_key)
         if segments:
             hasher.update(b"".join([_SEGMENT.pack(*segment) for segment in segments]))
-        digest = hasher.digest(_DIGEST_SIZE)
-        if item.previous is not None and (known := _known_content(item.previous, entry, digest)):
-            content, used = known, start
-        elif used > end:
-            view[end:used] = _ZEROS[: used - end]
-        return used, Packed(_stored(entry, Extent(self._chunk, offset, start - offset), content, digest), "")
+        return self._placed(item, entry, hasher.digest(_DIGEST_SIZE), view, (offset, start, end, used))
 
     def _status(self, descriptor: int) -> os.stat_result:
         """The metadata of an open regular file of this volume; EXDEV if it is another's."""

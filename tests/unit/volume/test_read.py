@@ -265,7 +265,7 @@ def test_a_file_that_keeps_moving_is_stored_and_flagged(tmp_path: Path, growing:
         os.truncate(file, 1000 + 100 * call * (1 if growing else -1))
 
     packed, stored, calls = meddled(tmp_path, "f", meddle)
-    assert (packed.issue, calls) == ("changed while read", 3)
+    assert (packed.issue, calls) == ("changed while read", 4)  # one quick try and three careful ones
     assert packed.entry is not None and packed.entry.flags & Flag.CHANGED
     size = 1200 if growing else 800
     data = stored[packed.entry.header[2] :] if packed.entry.header else b""
