@@ -181,6 +181,8 @@ def _mount_options(options: FuseOptions) -> dict[str, object]:
 
 def _binding() -> ModuleType:
     """mfusepy, loaded when it is needed; VolumeError that says what to install."""
+    # Where libfuse 2 is installed beside 3, as it often is, it would take that.
+    os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
     try:
         import mfusepy
     except ImportError as error:
