@@ -16,6 +16,7 @@ from smsnapd.engine.largefiles import TRIES, LargeFile, inspect_large
 from smsnapd.engine.pool import Pool
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask
+from smsnapd.engine.twins import SMALLEST, Twins
 from smsnapd.engine.vigil import Vigil
 from smsnapd.format.chunker import Packer
 from smsnapd.model import BLOCK, CHUNK_TARGET, Entry, Extent, Flag, Kind, join_path
@@ -71,6 +72,7 @@ class Storage:
         self._pool: StorePool = Pool(task, workers)
         self._vigil = Vigil(lambda: self._pool.moved_ns, renew, progress)
         self._apart: StorePool | None = None
+        self._twins = Twins()
         self._waiting: deque[DirectoryChange] = deque()
         self._pending: deque[_Pack | _Range] = deque()
         self.stored_bytes = 0
@@ -96,7 +98,11 @@ class Storage:
         """Store everything; yields each directory with what came of its changed entries, in their order."""
         packed: list[Packed] = []
         for result in self._pool.run(self._jobs(changes)):
-            packed += self._came(self._pending.popleft(), result)
+            came = self._came(self._pending.popleft(), result)
+            for entry, _ in came:
+                if entry is not None and entry.size >= SMALLEST:
+                    self._twins.note(entry)
+            packed += came
             start = 0
             while self._waiting and len(self._waiting[0].changed) <= len(packed) - start:
                 change = self._waiting.popleft()
@@ -154,7 +160,8 @@ class Storage:
             directory = change.directory
             for entry, previous, mode in change.changed:
                 path = directory + b"/" + entry.name if directory else entry.name
-                item = PackItem(directory, entry, previous, mode)
+                known = previous or (self._twins.find(entry) if entry.size >= SMALLEST else None)
+                item = PackItem(directory, entry, known, mode)
                 if entry.size >= CHUNK_TARGET and mode == READ and is_large(entry):
                     found = inspect_large(self._reader, path, entry)
                     if found is not None:

@@ -66,8 +66,8 @@ class PackItem(NamedTuple):
     """One entry to be stored.
 
     `directory` is where it lies; `entry` is what the scan saw, or with mode `HEADER` the complete entry. An
-    alias has `Flag.ALIAS` and its target set. `previous` is what the last commit holds under the path, if its
-    content may be used again.
+    alias has `Flag.ALIAS` and its target set. `previous` is an entry whose content is used again if it is the
+    same: what the last commit holds under the path, or what is thought to be a copy.
     """
 
     directory: bytes
@@ -283,7 +283,7 @@ class PackReader:
     def _placed(
         self, item: PackItem, entry: Entry, digest: bytes, view: memoryview, places: tuple[int, int, int, int]
     ) -> tuple[int, Packed]:
-        """A file whose header and data stand in the buffer: data that the last commit has are dropped again.
+        """A file whose header and data stand in the buffer: data that `previous` has are dropped again.
 
         `places` are where the header begins, the data begin and end, and the padding ends.
         """
@@ -344,7 +344,7 @@ class PackReader:
     def _store_content(
         self, item: PackItem, entry: Entry, descriptor: int, view: memoryview, offset: int
     ) -> tuple[int, Packed]:
-        """Store header and data of an open file, or the header alone if the last commit has the same data."""
+        """Store header and data of an open file, or the header alone if `previous` has the same data."""
         segments, length = entry.segments, entry.size
         if entry.flags & _SPARSE:
             length = sum(segment.length for segment in segments)
