@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-_EVERY_S = 0.1
+_FIRST_S, _LAST_S = 0.1, 0.5
+"""Between two looks at the memory of processes, which cost some milliseconds: rarer the longer it lasts."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ def measure(command: str, environment: dict[str, str], directory: Path) -> Taken
 
 
 def _watch(session: int, peak: list[float], done: threading.Event) -> None:
-    while not done.wait(_EVERY_S):
+    every_s = _FIRST_S
+    while not done.wait(every_s):
+        every_s = min(_LAST_S, 1.05 * every_s)
         peak[0] = max(peak[0], memory_mib(session))
 
 

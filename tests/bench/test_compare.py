@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import corpus, machine, million, moments, s3
+from tests.bench import compare, corpus, machine, million, moments, s3
 from tests.bench.findings import Findings, load, save
 from tests.bench.goals import judged
 from tests.bench.meter import Taken
@@ -92,6 +92,17 @@ def test_many_files(tmp_path: Path) -> None:
     assert found["daemon at rest, MiB"] > 10 and found["full: processor, s"] > 0
     assert "growth" in markdown(Findings(million={"800": found}))
     assert os.listdir(tmp_path) == []
+
+
+def test_one_part_of_the_command_and_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["--place", str(tmp_path / "place"), "--json", str(tmp_path / "found.json")]
+    told = tmp_path / "told.md"
+    some = ["--part", "tiny", "--scale", "0.0002", "--only", "smsnapd", "--only", "cp -a"]
+    for more in (some, ["--part", "none", "--markdown", str(told)]):
+        monkeypatch.setattr("sys.argv", ["compare", *given, *more])
+        compare.main()
+    assert "60 files of under 4 KiB" in told.read_text() and "A look at 0.0002" in told.read_text()
+    assert os.listdir(tmp_path / "place") == []
 
 
 def fast_and_slow(ours_s: float) -> Findings:
