@@ -7,8 +7,8 @@ before the manifest; the lease read again behind it; the local index last (archi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,9 +31,11 @@ from smsnapd.engine.index import (
 )
 from smsnapd.engine.leaseplace import lease_note
 from smsnapd.engine.looks import HintedLooks, Hints, Look, look_everywhere, stat_entry
+from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
+from smsnapd.engine.scanning import StampedScan
 from smsnapd.engine.shortcuts import is_due, make_shortcuts
 from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter, by_path
 from smsnapd.engine.sparse import forget_sparse, sparse_among
@@ -411,9 +413,24 @@ class _Run:
             # Where hints do not reach, a scan of everything decides.
             self._report = ScanReport()
             changes = self._begin(ChangeSet(self._state, reread=self._request.reread), left)
-        everywhere = look_everywhere(scan(self._tree, excludes, self._report), self._state.listings())
-        self._compare(changes, _renewing(lease, everywhere), rechecker)
+        renew = lease.renew if lease is not None else _nothing
+        with closing(self._everywhere(excludes, changes, renew)) as everywhere:
+            self._compare(changes, everywhere, rechecker)
         return None
+
+    def _everywhere(
+        self, excludes: Excludes, changes: ChangeSet, renew: Callable[[], None]
+    ) -> Generator[Look, None, None]:
+        """The looks at all that there is, or at what differs, if nothing else is asked for."""
+        if changes.takes_stat_for_it:
+            workers = self._request.workers
+            workers = default_workers(self._settings.url) if workers is None else workers
+            yield from StampedScan(self._tree, excludes, self._report, self._state, workers).looks(renew)
+        else:
+            scanned = scan(self._tree, excludes, self._report)
+            for look in look_everywhere(scanned, self._state.listings()):
+                renew()
+                yield look
 
     def _begin(self, changes: ChangeSet, left: frozenset[int]) -> ChangeSet:
         """Go on with these changes; what lies in the chunks `left` is to be stored anew."""

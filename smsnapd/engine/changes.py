@@ -161,6 +161,11 @@ class ChangeSet:
         """What lies in these chunks of the index is to be read and stored anew, changed or not."""
         self._left = chunks
 
+    @property
+    def takes_stat_for_it(self) -> bool:
+        """Whether what `stat` shows as unchanged is: else every entry is to be looked at."""
+        return not self._reread and not self._left
+
     def close(self) -> None:
         """Drop the spools. May be called more than once."""
         self._found.close()

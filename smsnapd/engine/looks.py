@@ -158,8 +158,8 @@ class HintedLooks:
 
     def _follow(self, look: Look) -> None:
         """Go into directories that are new here, and into what was below those that are gone."""
-        now = _directories(look.now)
-        indexed = _directories(look.indexed)
+        now = directories_among(look.now)
+        indexed = directories_among(look.indexed)
         for name in now.keys() | indexed.keys():
             if name and now.get(name) != indexed.get(name):
                 self._add_subtree(join_path(look.directory, name))
@@ -175,7 +175,7 @@ def stat_entry(tree: Tree, report: ScanReport, path: bytes, indexed: Entry) -> E
     return entry if entry.kind != Kind.TOMBSTONE else None
 
 
-def _directories(entries: Iterable[Entry]) -> dict[bytes, int]:
+def directories_among(entries: Iterable[Entry]) -> dict[bytes, int]:
     """The directories among entries, with their inodes."""
     return {entry.name: entry.inode for entry in entries if entry.kind == Kind.DIRECTORY}
 

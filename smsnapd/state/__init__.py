@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -23,8 +24,9 @@ from smsnapd.errors import SmsnapError
 from smsnapd.model import ChunkRef, Entry, Flag, Kind, Listing, directory_key, join_path
 from smsnapd.state.journal import Journal as Journal
 from smsnapd.state.journal import checked, with_check
+from smsnapd.volume.sight import stamp_of
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 _ALIAS: Final = int(Flag.ALIAS)
 _REGULAR: Final = int(Kind.REGULAR)
 _UNSETTLED: Final = int(Flag.UNSETTLED | Flag.CHANGED)
@@ -35,6 +37,7 @@ LOCK_TIMEOUT_S: Final = 10.0
 SCHEMA: Final = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE directory(key BLOB PRIMARY KEY, path BLOB NOT NULL, entries BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE stamp(key BLOB PRIMARY KEY, names INTEGER, stamp BLOB, crc INTEGER) WITHOUT ROWID;
 CREATE TABLE chunk(id INTEGER PRIMARY KEY, name_hash BLOB NOT NULL, ref BLOB NOT NULL, uses INTEGER NOT NULL);
 CREATE TABLE unsettled(directory BLOB, path BLOB, PRIMARY KEY(directory, path)) WITHOUT ROWID;
 CREATE TABLE link(inode INTEGER, path BLOB, PRIMARY KEY(inode, path)) WITHOUT ROWID;
@@ -58,6 +61,14 @@ class TreeCounts(NamedTuple):
     entries: int
     files: int
     bytes: int
+
+
+class Stamped(NamedTuple):
+    """A directory that the index knows, how many names it has in it, and their stamp, b"" if none."""
+
+    directory: bytes
+    names: int
+    stamp: bytes
 
 
 class State:
@@ -220,6 +231,19 @@ class State:
         for path, entries in rows:
             yield Listing(path, decode(checked(entries)))
 
+    def stamps(self) -> Iterator[Stamped]:
+        """All directories, in catalog order, with what a sight of one must be for it to be unchanged.
+
+        One with an entry to be read again has none. The check is a cheap one: a stamp that was garbled is
+        that of no sight, so this is for the directories alone.
+        """
+        rows = self._reader.execute("SELECT key, names, stamp, crc FROM stamp ORDER BY key")
+        for key, names, stamp, crc in rows:
+            if crc32(key) != crc:
+                raise sqlite3.DatabaseError("a row is damaged")
+            # NUL is in no name: each stands for a slash.
+            yield Stamped(key.replace(b"\0", b"/"), names, stamp)
+
     def listing(self, directory: bytes) -> list[Entry]:
         """The entries of one directory; empty if it is not known."""
         key = directory_key(directory)
@@ -257,7 +281,7 @@ class State:
             self._db.execute("DELETE FROM meta WHERE key IN ('head', 'counts', 'bare', 'left_out')")
 
     def _clear(self) -> None:
-        for table in ("directory", "chunk", "link", "unsettled"):
+        for table in ("directory", "stamp", "chunk", "link", "unsettled"):
             self._db.execute(f"DELETE FROM {table}")
 
     @contextmanager
@@ -305,6 +329,7 @@ class StateUpdate:
         self._db = state._db
         self._encode = state._encode
         self._rows: list[tuple[bytes, bytes, bytes]] = []
+        self._stamps: list[tuple[bytes, int, bytes, int]] = []
         self._uses: Counter[int] = Counter()
         self.committed = False
 
@@ -320,23 +345,30 @@ class StateUpdate:
             self._unlink(directory, before)
             if any(entry.flags & _UNSETTLED for entry in before):
                 self._db.execute("DELETE FROM unsettled WHERE directory = ?", (directory,))
-        self._note_unsettled(directory, entries)
+        unsettled = self._note_unsettled(directory, entries)
         if entries:
+            stamp = b"" if unsettled else stamp_of(entries)
+            self._stamps.append((key, len(entries), stamp, crc32(key)))
             self._rows.append((key, directory, with_check(self._encode(entries))))
             if len(self._rows) >= ROWS_AT_ONCE:
                 self._flush()
             self._link(directory, entries)
         else:
             self._db.execute("DELETE FROM directory WHERE key = ?", (key,))
+            self._db.execute("DELETE FROM stamp WHERE key = ?", (key,))
 
-    def _note_unsettled(self, directory: bytes, entries: list[Entry]) -> None:
+    def _note_unsettled(self, directory: bytes, entries: list[Entry]) -> bool:
+        """Take note of what is to be read again; whether that is anything."""
         rows = [(directory, join_path(directory, e.name)) for e in entries if e.flags & _UNSETTLED]
         if rows:
             self._db.executemany("INSERT OR REPLACE INTO unsettled VALUES (?, ?)", rows)
+        return bool(rows)
 
     def _flush(self) -> None:
         self._db.executemany("INSERT OR REPLACE INTO directory VALUES (?, ?, ?)", self._rows)
+        self._db.executemany("INSERT OR REPLACE INTO stamp VALUES (?, ?, ?, ?)", self._stamps)
         self._rows.clear()
+        self._stamps.clear()
 
     def _unlink(self, directory: bytes, entries: list[Entry]) -> None:
         rows = [(_signed(e.inode), join_path(directory, e.name)) for e in entries if has_names(e)]
@@ -344,7 +376,8 @@ class StateUpdate:
             self._db.executemany("DELETE FROM link WHERE inode = ? AND path = ?", rows)
 
     def _link(self, directory: bytes, entries: list[Entry]) -> None:
-        rows = [(_signed(e.inode), join_path(directory, e.name)) for e in entries if has_names(e)]
+        several = [entry for entry in entries if entry.links > 1]
+        rows = [(_signed(e.inode), join_path(directory, e.name)) for e in several if has_names(e)]
         if rows:
             self._db.executemany("INSERT OR REPLACE INTO link VALUES (?, ?)", rows)
 

@@ -18,6 +18,7 @@ from pathspec import GitIgnoreSpec
 
 from smsnapd.errors import UsageError
 from smsnapd.model import FORMATS, Entry, Kind, Listing, join_path
+from smsnapd.volume.sight import Sight, Sights
 from smsnapd.volume.tree import Tree
 
 OTHER_FILE_SYSTEM: Final = "other file system"
@@ -109,10 +110,11 @@ def scan(tree: Tree, excluded: Excludes, report: ScanReport, below: bytes = b"")
     tree.forget()
     if not _is_admitted(tree, excluded, report, below):
         return
+    scanner = Scanner(tree, excluded)
     pending = [below]
     while pending:
         directory = pending.pop()
-        entries, subdirectories = _list(tree, excluded, report, directory)
+        entries, subdirectories = scanner.listed(directory, report)
         pending.extend(reversed(subdirectories))
         if entries:
             yield Listing(directory, entries)
@@ -123,7 +125,7 @@ def list_directory(tree: Tree, excluded: Excludes, report: ScanReport, directory
 
     The tree is not told to forget before: that is for whoever lists several.
     """
-    return Listing(directory, _list(tree, excluded, report, directory)[0])
+    return Listing(directory, Scanner(tree, excluded).listed(directory, report)[0])
 
 
 def entry_of(name: bytes, status: os.stat_result, flags: int = 0) -> Entry:
@@ -147,24 +149,77 @@ def entry_of(name: bytes, status: os.stat_result, flags: int = 0) -> Entry:
     )
 
 
-def _list(
-    tree: Tree, excluded: Excludes, report: ScanReport, directory: bytes
-) -> tuple[list[Entry], list[bytes]]:
-    """The entries of one directory and the paths of those to go into, both sorted by name."""
-    entries: list[Entry] = []
-    try:
-        descriptor = tree.open_directory(directory)
+class Scanner:
+    """Lists the directories of a tree, one by one. Nobody asks here whether one is excluded itself."""
+
+    def __init__(self, tree: Tree, excluded: Excludes) -> None:
+        """The tree is not told to forget: that is for whoever lists several."""
+        self._tree = tree
+        self._excluded = excluded
+        self._sights = Sights(tree.device)
+
+    def listed(self, directory: bytes, report: ScanReport) -> tuple[list[Entry], list[bytes]]:
+        """The entries of a directory and the paths of those to go into, both sorted by name."""
+        try:
+            descriptor, names = self._open(directory)
+        except OSError as error:
+            report.failed(directory, error)
+            return ([] if directory else [entry_of(b"", self._tree.stat(b""))]), []
+        sight = self._sight(directory, descriptor, names)
+        if sight is not None:
+            return sight.entries(), below(directory, sight)
+        entries: list[Entry] = []
         if not directory:
-            entries.append(entry_of(b"", os.fstat(descriptor)))
+            entries.append(entry_of(names.pop(0), os.fstat(descriptor)))
+        return entries, _look(
+            _Look(self._tree, self._excluded, report, directory), names, descriptor, entries
+        )
+
+    def sight(self, directory: bytes) -> Sight | None:
+        """All that `listed` would tell, as a sight; None if there is more to it, or nothing in it."""
+        try:
+            return self._sight(directory, *self._open(directory))
+        except OSError:
+            return None
+
+    def _open(self, directory: bytes) -> tuple[int, list[bytes]]:
+        """Its descriptor, and the names in it, sorted; that of the root itself is among them."""
+        descriptor = self._tree.open_directory(directory)
         # One conversion for all names: NUL is in none of them.
         names = os.fsencode("\0".join(os.listdir(descriptor))).split(b"\0")
-    except OSError as error:
-        report.failed(directory, error)
-        return entries, []
-    names.sort()
-    if names == [b""]:
-        return entries, []
-    return entries, _look(_Look(tree, excluded, report, directory), names, descriptor, entries)
+        if not directory:
+            return descriptor, sorted({b"", *names})
+        names.sort()
+        return descriptor, names if names != [b""] else []
+
+    def _sight(self, directory: bytes, descriptor: int, names: list[bytes]) -> Sight | None:
+        if not names or self._tree.is_mounted_in(directory):
+            return None
+        sight = self._sights.take(descriptor, names)
+        if sight is None:
+            return None
+        if self._excluded.has_patterns:
+            kept = self._kept(directory, sight)
+            if len(kept) < len(names):
+                sight = self._sights.take(descriptor, kept) if kept else None
+        never = self._excluded.directories
+        if sight is None or (
+            never and any((self._tree.device, inode) in never for _, inode in sight.directories)
+        ):
+            return None
+        return sight
+
+    def _kept(self, directory: bytes, sight: Sight) -> list[bytes]:
+        """The names that no pattern leaves out."""
+        entered = {name for name, _ in sight.directories}
+        paths = (os.fsdecode(join_path(directory, name)) + "/" * (name in entered) for name in sight.names)
+        matches = self._excluded.matches
+        return [name for name, path in zip(sight.names, paths, strict=True) if not (name and matches(path))]
+
+
+def below(directory: bytes, sight: Sight) -> list[bytes]:
+    """The paths of the directories in a directory, which was seen like this."""
+    return [join_path(directory, name) for name, _ in sight.directories]
 
 
 class _Look(NamedTuple):

@@ -54,7 +54,7 @@ class Tree:
         self._kept: dict[bytes, int] = {}
         self._last = b""
         self._last_descriptor = self._root
-        self._mount_points = mount_points_below(self.root)
+        self._look_for_mounts()
 
     def __enter__(self) -> Self:
         """The tree itself."""
@@ -76,7 +76,11 @@ class Tree:
     def forget(self) -> None:
         """Close the directories kept open, and look again at what is mounted where."""
         self.release()
+        self._look_for_mounts()
+
+    def _look_for_mounts(self) -> None:
         self._mount_points = mount_points_below(self.root)
+        self._mounted_in = {path.rpartition(b"/")[0] for path in self._mount_points}
 
     def release(self) -> None:
         """Close the directories kept open; the next look opens them anew, whatever has their names then."""
@@ -91,6 +95,10 @@ class Tree:
         This knows bind mounts of the same file system, which no device number gives away.
         """
         return path in self._mount_points
+
+    def is_mounted_in(self, directory: bytes) -> bool:
+        """Whether a name in this directory is a mount point."""
+        return directory in self._mounted_in
 
     def open_directory(self, path: bytes) -> int:
         """A descriptor of the directory, which stays the tree's: good until the next call of any method."""
