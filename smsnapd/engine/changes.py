@@ -155,6 +155,8 @@ class ChangeSet:
         self.deleted = 0
         self.files_to_read = 0
         self.bytes_to_read = 0
+        self.bytes_to_compare = 0
+        """Those among them of large files that are in the index under the same inode."""
         self.settled: dict[bytes, list[Entry]] = {}
 
     def leave(self, chunks: frozenset[int]) -> None:
@@ -233,6 +235,8 @@ class ChangeSet:
             if entry.kind == _REGULAR:
                 self.files_to_read += 1
                 self.bytes_to_read += entry.size
+                if entry.size >= CHUNK_TARGET and previous is not None and previous.inode == entry.inode:
+                    self.bytes_to_compare += entry.size
         for entry in gone.values():
             self._touch(entry)
             if entry.kind == Kind.REGULAR and (entry.content or is_alias(entry)):

@@ -27,6 +27,7 @@ class FreshTree:
     """
 
     deleted: Final = 0
+    bytes_to_compare: Final = 0
     empty: Final = False
 
     def __init__(self, scanned: Iterable[Listing]) -> None:

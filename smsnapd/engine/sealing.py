@@ -36,7 +36,10 @@ class Piece(msgspec.Struct, array_like=True):
 
 @dataclass(frozen=True, kw_only=True)
 class SealingTask:
-    """What sealing needs; travels over a private pipe, never through a file or an argument."""
+    """What sealing needs; travels over a private pipe, never through a file or an argument.
+
+    `threads` are for one large content, where nobody else is at work.
+    """
 
     repository_id: bytes
     volume: str
@@ -47,6 +50,7 @@ class SealingTask:
     settings: StoreSettings
     attach_limit: int = 0
     store: Store | None = None
+    threads: int = 1
 
     @property
     def secret(self) -> Buffer:
@@ -89,7 +93,7 @@ class ChunkPutter:
     def keep(self, content: memoryview) -> Piece:
         """Store `content` as a chunk, unless it is known; it may be overwritten afterwards."""
         used = len(content)
-        name_hash = chunk_hash(self._task.chunk_names_key, content)
+        name_hash = chunk_hash(self._task.chunk_names_key, content, self._task.threads)
         if name_hash in self._known:
             return Piece(name_hash, used)
         self._known.add(name_hash)

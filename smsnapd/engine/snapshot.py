@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -46,6 +47,9 @@ UNSETTLED_NS: Final = 20_000_000
 INLINE_BYTES: Final = 16 * 1024 * 1024
 INLINE_ENTRIES: Final = 2000
 """Up to this much is stored by this process alone: starting others would take longer."""
+
+INLINE_COMPARED: Final = 2 << 30
+"""And up to so many bytes of large files that were there before: mostly little of them has changed."""
 
 ATTACH_BYTES: Final = 128 * 1024
 """Sealed bytes that a manifest carries with it at most, instead of objects of their own."""
@@ -148,7 +152,10 @@ class SnapshotWriter:
             self._progress.phase("store")
         table = self._known_chunks(tenure)
         inline = (
-            changes.is_counted and changes.bytes_to_read <= INLINE_BYTES and changes.changed <= INLINE_ENTRIES
+            changes.is_counted
+            and changes.changed <= INLINE_ENTRIES
+            and changes.bytes_to_read - changes.bytes_to_compare <= INLINE_BYTES
+            and changes.bytes_to_compare <= INLINE_COMPARED
         )
         attach_bytes = ATTACH_BYTES if inline else 0
         storage = self._storage(table, tenure, attach_bytes, inline=inline)
@@ -205,6 +212,7 @@ class SnapshotWriter:
             settings=self._settings,
             attach_limit=attach_bytes,
             store=self._repository.store,
+            threads=len(os.sched_getaffinity(0)) if inline else 1,
         )
         workers = self._request.workers
         if workers is None:
