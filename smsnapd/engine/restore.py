@@ -1,14 +1,15 @@
 """One restore: the tree of a recovery point, or some paths of it, written to a target.
 
 Directories first, then contents by the chunk they lie in (each is fetched once), then hard links, then
-the directories' own metadata, deepest first. What cannot be restored is named, and the rest still is.
+the directories' own metadata, deepest first; each of these by all workers at once, level by level where
+one directory lies in another. What cannot be restored is named, and the rest still is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,16 +28,21 @@ from smsnapd.engine.selection import Selection, select
 from smsnapd.engine.tree import SnapshotTree
 from smsnapd.engine.worklist import NO_CHUNK, Worklist
 from smsnapd.engine.writing import (
+    DirectoriesJob,
     Failure,
     FilesJob,
+    FinishJob,
     ImageFileJob,
     Item,
     Job,
     LargeJob,
     LastResult,
+    LinksJob,
     Write,
     WriteResult,
     WriteTask,
+    pack,
+    unpack,
 )
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.format.chunker import split_segments
@@ -52,6 +58,8 @@ from smsnapd.state import is_alias
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
 from smsnapd.volume.tarball.marker import begin_restore, finish_restore, foresee_restore
+
+WritePool = Pool[Job, WriteResult | LastResult]
 
 WRITES_PER_JOB: Final = 4
 DECLARED_SLACK: Final = 64 * 1024 * 1024
@@ -238,10 +246,11 @@ class _Restore:
 
     def _everything(self) -> Iterator[Item]:
         yield from self._plan.directories()
-        for _, items in self._plan.small_by_chunk():
-            yield from items
+        for _, packed in self._plan.small_by_chunk():
+            yield from unpack(packed)
         yield from self._plan.large()
-        yield from self._plan.links()
+        for packed in self._plan.links():
+            yield from unpack(packed)
 
     # --- writing
 
@@ -272,18 +281,27 @@ class _Restore:
         self._progress.phase("restore", files=self._plan.files, bytes=self._plan.bytes)
         with Target(request.target, options) as target:
             target.check_marked()
-            self._make_directories(target, clean=mode != "fresh")
-            self._write_contents(target, options, keys)
-            self._progress.phase("finish")
-            self._make_links(target)
-            for item in self._plan.directories_deepest_first():
-                entry = item.entry if item.path else _writable(item.entry)
-                self._note(item.path, target.finish_directory(item.path, entry))
+            task = self._task(options, keys)
+            with _pool(task, self._workers()) as pool, _pool(task, 0) as alone:
+                # With `never`, who has made a directory may be the only one to know that it is ours.
+                makers = alone if mode == "never" else pool
+                self._make_directories(target, makers, clean=mode != "fresh")
+                self._write_contents(target, pool)
+                self._progress.phase("finish")
+                self._run(pool, self._link_jobs(target))
+                for level in self._plan.directories_by_depth(deepest_first=True):
+                    self._run(makers, map(FinishJob, level))
+                self._take_notes(pool, alone)
             self._notes.merge(target.notes)
             target.sync()
             finish_restore(request.target)
             self._finish_root(target)
         return self._outcome()
+
+    def _take_notes(self, *pools: WritePool) -> None:
+        for last in [last for pool in pools for last in pool.finish()]:
+            assert isinstance(last, LastResult)
+            self._notes.merge(last.notes)
 
     def _finish_root(self, target: Target) -> None:
         """Removing the mark has moved the root's time, and needed the right to write there."""
@@ -308,12 +326,17 @@ class _Restore:
         if reason:
             self._tally.fail(path, reason)
 
-    def _make_directories(self, target: Target, *, clean: bool) -> None:
-        for item in self._plan.directories():
-            if item.path:
-                self._note(item.path, target.make_directory(item.path))
-            if clean and item.path not in self._tally.failures:
-                target.clean_partials(item.path)
+    def _run(self, pool: WritePool, jobs: Iterable[Job], *, told: bool = False) -> None:
+        """Return when all `jobs` are done; `told`: progress hears of each."""
+        for result in pool.run(jobs):
+            assert isinstance(result, WriteResult)
+            self._tally.add(result)
+            if told:
+                self._progress.advance(files=result.files, bytes=result.bytes)
+
+    def _make_directories(self, target: Target, pool: WritePool, *, clean: bool) -> None:
+        for level in self._plan.directories_by_depth():
+            self._run(pool, (DirectoriesJob(packed, clean) for packed in level))
         if self._request.delete:
             for directory, names in self._extras().directories():
                 for path, reason in target.remove_extra(directory, names).kept:
@@ -324,8 +347,8 @@ class _Restore:
         unknown = unknown_paths(self._tree.newest.completeness)
         return Extras(self._plan, self._request.paths, unknown, own)
 
-    def _write_contents(self, target: Target, options: ApplyOptions, keys: dict[bytes, bytes]) -> None:
-        task = WriteTask(
+    def _task(self, options: ApplyOptions, keys: dict[bytes, bytes]) -> WriteTask:
+        return WriteTask(
             target=self._request.target,
             options=options,
             repository_id=self._repository.id,
@@ -336,20 +359,15 @@ class _Restore:
             store=self._repository.store,
             image_root=self._tree.image_root,
         )
-        workers = 0 if self._plan.is_small else self._workers()
-        pool: Pool[Job, WriteResult | LastResult] = Pool(task, workers)
-        with pool:
-            begun = list(self._begin_large(target))
-            for result in pool.run(self._jobs(target, begun)):
-                assert isinstance(result, WriteResult)
-                self._tally.add(result)
-                self._progress.advance(files=result.files, bytes=result.bytes)
-            for last in pool.finish():
-                assert isinstance(last, LastResult)
-                self._notes.merge(last.notes)
+
+    def _write_contents(self, target: Target, pool: WritePool) -> None:
+        begun = list(self._begin_large(target))
+        self._run(pool, self._jobs(target, begun), told=True)
         self._finish_large(target, begun)
 
     def _workers(self) -> int:
+        if self._plan.is_small:
+            return 0
         if self._request.workers is not None:
             return self._request.workers
         # Fetching waits for the network: twice the workers keep the cores busy.
@@ -382,13 +400,23 @@ class _Restore:
             writes = large_writes(self._tree, item.entry)
             for start in range(0, len(writes), WRITES_PER_JOB):
                 yield LargeJob(item, writes[start : start + WRITES_PER_JOB])
-        for chunk, items in self._plan.small_by_chunk():
-            missing = [item for item in items if not self._is_there(item)]
-            for item in items if len(missing) < len(items) else ():
-                if self._is_there(item):
-                    self._keep(target, item)
-            if missing:
-                yield FilesJob(missing, None if chunk == NO_CHUNK else self._tree.chunks[chunk])
+        for chunk, packed in self._plan.small_by_chunk():
+            ref = None if chunk == NO_CHUNK else self._tree.chunks[chunk]
+            yield from (FilesJob(missing, ref) for missing in self._not_there(target, packed))
+
+    def _not_there(self, target: Target, packed: msgspec.Raw) -> Iterator[msgspec.Raw]:
+        """`packed` without what is there already, if anything is left."""
+        if not self._in_place:
+            yield packed
+            return
+        missing: list[Item] = []
+        for item in unpack(packed):
+            if self._is_there(item):
+                self._keep(target, item)
+            else:
+                missing.append(item)
+        if missing:
+            yield msgspec.Raw(pack(missing))
 
     def _is_there(self, item: Item) -> bool:
         """Whether it is part of the image that is restored into: no catalog holds it."""
@@ -413,20 +441,24 @@ class _Restore:
                 self._tally.files += 1
                 self._progress.advance(files=1)
 
-    def _make_links(self, target: Target) -> None:
-        for item in self._plan.links():
-            if self._is_there(item) or not target.wanted(item.path, item.entry):
-                self._tally.skipped += 1
-                continue
-            first = self._tally.failures.get(item.entry.target)
-            if first is not None:
-                why = f"its first name was not restored: {first.reason}"
-                self._tally.fail(item.path, why, damaged=first.damaged)
-                continue
-            reason = target.make_link(item.entry.target, item.path, item.entry)
-            self._note(item.path, reason)
-            if not reason and item.entry.kind == Kind.REGULAR:
-                self._tally.files += 1
+    def _link_jobs(self, target: Target) -> Iterator[Job]:
+        for packed in self._plan.links():
+            if self._in_place or self._tally.failures:
+                yield LinksJob(msgspec.Raw(pack([i for i in unpack(packed) if self._can_link(target, i)])))
+            else:
+                yield LinksJob(packed)
+
+    def _can_link(self, target: Target, item: Item) -> bool:
+        """Whether there is something to do, and its first name was restored; counts it otherwise."""
+        if self._is_there(item):
+            self._tally.skipped += 1
+            return False
+        first = self._tally.failures.get(item.entry.target)
+        if first is None or not target.wanted(item.path, item.entry):
+            return True
+        why = f"its first name was not restored: {first.reason}"
+        self._tally.fail(item.path, why, damaged=first.damaged)
+        return False
 
     # --- telling
 
@@ -456,9 +488,9 @@ class _Restore:
                 yield f"{place} was left out; make it again: smsnap environment recreate --only {place}"
 
 
+def _pool(task: WriteTask, workers: int) -> WritePool:
+    return Pool(task, workers)
+
+
 def _is_within(path: bytes, above: bytes) -> bool:
     return not above or path == above or path.startswith(above + b"/")
-
-
-def _writable(directory: Entry) -> Entry:
-    return msgspec.structs.replace(directory, mode=directory.mode | 0o700)

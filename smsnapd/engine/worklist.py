@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 import tempfile
 from array import array
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Iterable, Iterator
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from smsnapd.engine.selection import Selection
 from smsnapd.engine.spool import Spool
 from smsnapd.engine.writing import Item
-from smsnapd.model import CHUNK_TARGET, Entry, Kind, Listing, data_bytes, join_path
-from smsnapd.state import is_alias
+from smsnapd.model import CHUNK_TARGET, Entry, Flag, Kind, Listing, data_bytes
 
 INLINE_BYTES: Final = 8 * 1024 * 1024
 INLINE_FILES: Final = 500
 """Up to this much is written by this process alone: starting others would take longer."""
 
 ITEMS_PER_JOB: Final = 4000
+LINKS_PER_JOB: Final = 500
+DIRECTORIES_PER_JOB: Final = 250
 NO_CHUNK: Final = 0xFFFFFFFF
 """Stands for the chunk of entries that have no content."""
+
+_REGULAR: Final = int(Kind.REGULAR)
+_DIRECTORY: Final = int(Kind.DIRECTORY)
+_ALIAS: Final = int(Flag.ALIAS)
 
 
 class Worklist:
@@ -31,6 +38,7 @@ class Worklist:
     def __init__(self, selection: Selection) -> None:
         self._spool = Spool(Item, spool_directory())
         self._directories = array("Q")
+        self._depths = array("L")
         self._links = array("Q")
         self._large = array("Q")
         self._small = array("Q")
@@ -51,31 +59,42 @@ class Worklist:
         self._spool.close()
 
     def _add_listing(self, listing: Listing) -> None:
-        for entry in listing.entries:
-            position = self._spool.add(Item(join_path(listing.directory, entry.name), entry))
-            self.used_chunks.update(extent.chunk for extent in entry.content)
-            if entry.kind == Kind.DIRECTORY:
-                self._directories.append(position)
-                continue
-            if entry.kind == Kind.REGULAR:
-                self.files += 1
-                self.bytes += 0 if is_alias(entry) else entry.size
-                self.data_bytes += 0 if is_alias(entry) else data_bytes(entry)
-            if is_alias(entry):
-                self._links.append(position)
-            elif is_in_pieces(entry):
-                self._large.append(position)
+        directory, entries = listing
+        above = directory + b"/" if directory else b""
+        depth = above.count(b"/")
+        places = self._spool.add_all([Item(above + entry.name, entry) for entry in entries])
+        for place, entry in zip(places, entries, strict=True):
+            for extent in entry.content:
+                self.used_chunks.add(extent[0])
+            if entry.kind == _DIRECTORY:
+                self._directories.append(place)
+                self._depths.append(depth + 1 if entry.name else 0)
+            elif entry.flags & _ALIAS:
+                self.files += entry.kind == _REGULAR
+                self._links.append(place)
             else:
-                self._small.append(position)
-                self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
+                self._add_content(place, entry)
+
+    def _add_content(self, place: int, entry: Entry) -> None:
+        if entry.kind == _REGULAR:
+            self.files += 1
+            self.bytes += entry.size
+            self.data_bytes += data_bytes(entry)
+        if is_in_pieces(entry):
+            self._large.append(place)
+        else:
+            self._small.append(place)
+            self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
 
     def directories(self) -> Iterator[Item]:
         """Directories, each before what lies in it."""
         return map(self._spool.at, self._directories)
 
-    def directories_deepest_first(self) -> Iterator[Item]:
-        """Directories, each behind all below it."""
-        return map(self._spool.at, reversed(self._directories))
+    def directories_by_depth(self, *, deepest_first: bool = False) -> Iterator[Iterator[msgspec.Raw]]:
+        """Directories that lie equally deep, the root first or last: none of these lies in another."""
+        order = sorted(range(len(self._depths)), key=self._depths.__getitem__, reverse=deepest_first)
+        for _, level in groupby(order, self._depths.__getitem__):
+            yield self._packed((self._directories[index] for index in level), DIRECTORIES_PER_JOB)
 
     def names(self) -> Iterator[tuple[bytes, set[bytes]]]:
         """Every directory and the names in it."""
@@ -85,28 +104,26 @@ class Worklist:
             yield directory, {item.path.rpartition(b"/")[2] for item in items if item.path}
         yield from ((item.path, set()) for item in self.directories() if item.path not in met)
 
-    def links(self) -> Iterator[Item]:
-        """Further names of inodes, each behind its first name."""
-        return map(self._spool.at, self._links)
+    def links(self) -> Iterator[msgspec.Raw]:
+        """Further names of inodes."""
+        return self._packed(self._links, LINKS_PER_JOB)
 
     def large(self) -> Iterator[Item]:
         """Files that lie in more than one chunk, or in one of their own."""
         return map(self._spool.at, self._large)
 
-    def small_by_chunk(self) -> Iterator[tuple[int, list[Item]]]:
+    def small_by_chunk(self) -> Iterator[tuple[int, msgspec.Raw]]:
         """The other entries, by the chunk that has their content (NO_CHUNK: none)."""
         order = sorted(range(len(self._small)), key=self._chunks.__getitem__)
-        items: list[Item] = []
-        current = -1
-        for index in order:
-            chunk = self._chunks[index]
-            if items and (chunk != current or len(items) >= ITEMS_PER_JOB):
-                yield current, items
-                items = []
-            current = chunk
-            items.append(self._spool.at(self._small[index]))
-        if items:
-            yield current, items
+        for chunk, indices in groupby(order, self._chunks.__getitem__):
+            for packed in self._packed((self._small[index] for index in indices), ITEMS_PER_JOB):
+                yield chunk, packed
+
+    def _packed(self, places: Iterable[int], at_once: int) -> Iterator[msgspec.Raw]:
+        """Items, some at a time, as `unpack` takes them."""
+        source = iter(places)
+        while some := list(islice(source, at_once)):
+            yield self._spool.packed(some)
 
     @property
     def is_small(self) -> bool:
@@ -116,7 +133,7 @@ class Worklist:
 
 def is_in_pieces(entry: Entry) -> bool:
     """Whether a regular file's content was cut into chunks of its own."""
-    return entry.kind == Kind.REGULAR and (len(entry.content) > 1 or data_bytes(entry) >= CHUNK_TARGET)
+    return entry.kind == _REGULAR and (len(entry.content) > 1 or data_bytes(entry) >= CHUNK_TARGET)
 
 
 def spool_directory() -> Path:

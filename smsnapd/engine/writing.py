@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -18,18 +18,44 @@ from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
 from smsnapd.volume.tree import Tree
 
 
-class Item(msgspec.Struct, array_like=True):
+class Item(msgspec.Struct, array_like=True, gc=False):
     """An entry to be written, and its path."""
 
     path: bytes
     entry: Entry
 
 
+unpack: Final = msgspec.msgpack.Decoder(list[Item]).decode
+"""The items of a job. They travel as they lie in the worklist: only the process that needs them decodes."""
+
+pack: Final = msgspec.msgpack.Encoder().encode
+"""What `unpack` takes."""
+
+
+class DirectoriesJob(msgspec.Struct, tag="directories", array_like=True):
+    """Directories to make, none in another; `clean` them of what an interrupted restore has left."""
+
+    items: msgspec.Raw
+    clean: bool = False
+
+
 class FilesJob(msgspec.Struct, tag="files", array_like=True):
     """Entries whose content lies in one chunk; without `ref`, entries that have none."""
 
-    items: list[Item]
+    items: msgspec.Raw
     ref: ChunkRef | None = None
+
+
+class LinksJob(msgspec.Struct, tag="links", array_like=True):
+    """Further names of files that are there."""
+
+    items: msgspec.Raw
+
+
+class FinishJob(msgspec.Struct, tag="finish", array_like=True):
+    """Directories that get their metadata, none in another; what lies in them is finished."""
+
+    items: msgspec.Raw
 
 
 class Write(msgspec.Struct, array_like=True):
@@ -53,7 +79,7 @@ class ImageFileJob(msgspec.Struct, tag="image", array_like=True):
     item: Item
 
 
-Job = FilesJob | LargeJob | ImageFileJob
+Job = DirectoriesJob | FilesJob | LargeJob | ImageFileJob | LinksJob | FinishJob
 
 
 class Failure(msgspec.Struct, array_like=True):
@@ -135,8 +161,14 @@ class WriteWorker:
             self._files(job, result)
         elif isinstance(job, LargeJob):
             self._large(job, result)
-        else:
+        elif isinstance(job, ImageFileJob):
             self._image_file(job.item, result)
+        elif isinstance(job, LinksJob):
+            self._links(unpack(job.items), result)
+        elif isinstance(job, DirectoriesJob):
+            self._directories(unpack(job.items), result, clean=job.clean)
+        else:
+            self._finish(unpack(job.items), result)
         result.fetched_bytes = self._fetcher.fetched_bytes - before
         return result
 
@@ -153,8 +185,7 @@ class WriteWorker:
             self._store.close()
 
     def _files(self, job: FilesJob, result: WriteResult) -> None:
-        wanted = [item for item in job.items if self._target.wanted(item.path, item.entry)]
-        result.skipped = len(job.items) - len(wanted)
+        wanted = self._wanted(unpack(job.items), result)
         if not wanted:
             return
         content = memoryview(b"")
@@ -175,6 +206,35 @@ class WriteWorker:
             elif item.entry.kind == Kind.REGULAR:
                 result.files += 1
                 result.bytes += item.entry.size
+
+    def _wanted(self, items: list[Item], result: WriteResult) -> list[Item]:
+        """Those that are not there yet; the others are counted."""
+        wanted = [item for item in items if self._target.wanted(item.path, item.entry)]
+        result.skipped += len(items) - len(wanted)
+        return wanted
+
+    def _directories(self, items: list[Item], result: WriteResult, *, clean: bool) -> None:
+        for item in items:
+            reason = self._target.make_directory(item.path)
+            if reason:
+                result.failures.append(Failure(item.path, reason))
+            elif clean:
+                self._target.clean_partials(item.path)
+
+    def _links(self, items: list[Item], result: WriteResult) -> None:
+        for item in self._wanted(items, result):
+            reason = self._target.make_link(item.entry.target, item.path, item.entry)
+            if reason:
+                result.failures.append(Failure(item.path, reason))
+            elif item.entry.kind == Kind.REGULAR:
+                result.files += 1
+
+    def _finish(self, items: list[Item], result: WriteResult) -> None:
+        for path, entry in ((item.path, item.entry) for item in items):
+            # The mark at the root is still to be removed.
+            reason = self._target.finish_directory(path, entry if path else _writable(entry))
+            if reason:
+                result.failures.append(Failure(path, reason))
 
     def _write(self, item: Item, content: memoryview) -> str:
         path, entry = item.path, item.entry
@@ -225,3 +285,7 @@ class WriteWorker:
     def _image_pieces(self, item: Item) -> Iterator[tuple[int, bytes]]:
         assert self._image is not None
         return read_pieces(self._image, item.path, item.entry)
+
+
+def _writable(directory: Entry) -> Entry:
+    return msgspec.structs.replace(directory, mode=directory.mode | 0o700)
