@@ -34,6 +34,7 @@ import msgspec
 
 from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.engine.collector import collect_seldom
+from smsnapd.engine.heap import keep_freed_memory
 from smsnapd.engine.interpreter import Interpreter
 from smsnapd.errors import SmsnapError
 from smsnapd.store.activity import uploading
@@ -260,6 +261,7 @@ def _serve(connection: Connection, inherited: list[Connection]) -> None:
     """The life of a worker process: ends when the parent closes its end of the pipe."""
     forbid_core_dumps()
     collect_seldom()
+    keep_freed_memory()
     for other in inherited:
         other.close()
     try:
