@@ -63,28 +63,24 @@ class Worklist:
         above = directory + b"/" if directory else b""
         depth = above.count(b"/")
         places = self._spool.add_all([Item(above + entry.name, entry) for entry in entries])
+        self.used_chunks.update([extent[0] for entry in entries for extent in entry.content])
+        self._count([entry for entry in entries if entry.kind == _REGULAR])
         for place, entry in zip(places, entries, strict=True):
-            for extent in entry.content:
-                self.used_chunks.add(extent[0])
             if entry.kind == _DIRECTORY:
                 self._directories.append(place)
                 self._depths.append(depth + 1 if entry.name else 0)
             elif entry.flags & _ALIAS:
-                self.files += entry.kind == _REGULAR
                 self._links.append(place)
+            elif is_in_pieces(entry):
+                self._large.append(place)
             else:
-                self._add_content(place, entry)
+                self._small.append(place)
+                self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
 
-    def _add_content(self, place: int, entry: Entry) -> None:
-        if entry.kind == _REGULAR:
-            self.files += 1
-            self.bytes += entry.size
-            self.data_bytes += data_bytes(entry)
-        if is_in_pieces(entry):
-            self._large.append(place)
-        else:
-            self._small.append(place)
-            self._chunks.append(entry.content[0].chunk if entry.content else NO_CHUNK)
+    def _count(self, files: list[Entry]) -> None:
+        self.files += len(files)
+        self.bytes += sum([entry.size for entry in files if not entry.flags & _ALIAS])
+        self.data_bytes += sum([data_bytes(entry) for entry in files if not entry.flags & _ALIAS])
 
     def directories(self) -> Iterator[Item]:
         """Directories, each before what lies in it."""

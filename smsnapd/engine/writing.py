@@ -17,6 +17,8 @@ from smsnapd.store.base import Store, StoreSettings
 from smsnapd.volume.tarball.apply import ApplyOptions, Notes, Target
 from smsnapd.volume.tree import Tree
 
+_REGULAR: Final = int(Kind.REGULAR)
+
 
 class Item(msgspec.Struct, array_like=True, gc=False):
     """An entry to be written, and its path."""
@@ -203,12 +205,14 @@ class WriteWorker:
                 continue
             if reason:
                 result.failures.append(Failure(item.path, reason))
-            elif item.entry.kind == Kind.REGULAR:
+            elif item.entry.kind == _REGULAR:
                 result.files += 1
                 result.bytes += item.entry.size
 
     def _wanted(self, items: list[Item], result: WriteResult) -> list[Item]:
         """Those that are not there yet; the others are counted."""
+        if self._target.wants_all:
+            return items
         wanted = [item for item in items if self._target.wanted(item.path, item.entry)]
         result.skipped += len(items) - len(wanted)
         return wanted
@@ -226,7 +230,7 @@ class WriteWorker:
             reason = self._target.make_link(item.entry.target, item.path, item.entry)
             if reason:
                 result.failures.append(Failure(item.path, reason))
-            elif item.entry.kind == Kind.REGULAR:
+            elif item.entry.kind == _REGULAR:
                 result.files += 1
 
     def _finish(self, items: list[Item], result: WriteResult) -> None:
@@ -238,11 +242,11 @@ class WriteWorker:
 
     def _write(self, item: Item, content: memoryview) -> str:
         path, entry = item.path, item.entry
-        if entry.kind == Kind.REGULAR:
+        if entry.kind == _REGULAR:
             data = memoryview(b"")
             if entry.content:
                 _, offset, length = entry.content[0]
-                data = content[offset : offset + length][: data_bytes(entry)]
+                data = content[offset : offset + min(length, data_bytes(entry))]
             elif lies_in_image(entry):
                 data = memoryview(b"".join(piece for _, piece in self._image_pieces(item)))
             return self._target.write_small(path, entry, data)

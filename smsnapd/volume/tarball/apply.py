@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Final
 
 from smsnapd.errors import TargetError
-from smsnapd.model import Entry, Flag, Kind
+from smsnapd.model import Entry, Flag, Kind, data_bytes
 from smsnapd.volume.tarball.descent import Folder, proc_path
 from smsnapd.volume.tarball.directories import Directories
 from smsnapd.volume.tarball.failure import PROBLEMS, RefusedError, reason_of
@@ -65,6 +65,11 @@ class Target:
     def notes(self) -> Notes:
         """What could not be kept of owners, attributes and modes; can be sent to another process."""
         return self._ownership.notes
+
+    @property
+    def wants_all(self) -> bool:
+        """Whether `wanted` is true of everything."""
+        return self._place.trusts_nothing
 
     def wanted(self, path: bytes, entry: Entry) -> bool:
         """Whether the entry must be applied, by what is at `path` now and by the overwrite mode.
@@ -271,12 +276,11 @@ class Target:
 
 
 def _write_content(fd: int, entry: Entry, data: Buffer) -> None:
-    sparse = entry.flags & _SPARSE
-    expected = sum(segment.length for segment in entry.segments) if sparse else entry.size
+    expected = data_bytes(entry)
     if len(data) != expected:
         raise RefusedError(f"its content has {len(data)} bytes, and should have {expected}")
-    if not sparse:
-        if data:
+    if not entry.flags & _SPARSE:
+        if expected:
             write_at(fd, data, 0)
         return
     content = memoryview(data)

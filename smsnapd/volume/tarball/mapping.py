@@ -25,7 +25,7 @@ class IdMapping:
 
     def id(self, number: int) -> int:
         """The user or group id to use instead of `number`."""
-        return self._new.get(number, number)
+        return self._new.get(number, number) if self._new else number
 
     def attribute(self, name: bytes, value: bytes) -> bytes:
         """The value of an extended attribute; of a POSIX ACL with its ids mapped, sorted as ACLs must be.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import multiprocessing.popen_fork  # noqa: F401 (loaded here: nobody may not read where it lies)
 import os
 import socket
 import subprocess
@@ -11,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.engine import worklist
 from smsnapd.engine.restore import RestoreOutcome
 from smsnapd.errors import TargetError, UsageError
 from tests.property.observed import differences, observe
 from tests.property.protected import Protected
-from tests.unit.engine.test_backup_races import as_nobody, give_away
+from tests.unit.engine.test_backup_races import NOBODY, as_nobody, give_away
 
 MIB = 1024 * 1024
 
@@ -36,6 +39,69 @@ def tmpfs(place: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", place], check=True)
+
+
+# --- several workers
+
+
+def grow(top: Path) -> None:
+    """Directories in directories, some closed to who is not root, with files, links and a further name."""
+    for number in range(40):
+        inner = top / f"{number % 4}" / f"{number}" / "deep" / "deeper"
+        inner.mkdir(parents=True)
+        (inner / "file").write_bytes(b"%d" % number)
+        (inner / "link").symlink_to("file")
+        os.link(inner / "file", top / f"{number % 4}" / f"further-{number}")
+    for number in range(40):
+        place = top / f"{number % 4}" / f"{number}"
+        (place / "deep" / "deeper").chmod(0o2750)
+        (place / "deep").chmod((0o000, 0o411, 0o555, 0o700)[number % 4])
+        os.utime(place / "deep", ns=(10**18 + number, 10**18 + number))
+
+
+@pytest.mark.root
+def test_several_workers_make_and_close_directories_for_whom_modes_count(
+    on_disk: Protected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worklist, "DIRECTORIES_PER_JOB", 3)
+    monkeypatch.setattr(worklist, "LINKS_PER_JOB", 3)
+    grow(on_disk.root)
+    give_away(tmp_path)
+    for place in on_disk.root.rglob("further-*"):
+        os.chown(place, NOBODY, NOBODY)
+    on_disk.backup()
+    before = observe(on_disk.root)
+    back = tmp_path / "back"
+    give_away(tmp_path)
+    tmp_path.chmod(0o777)
+    outcome = as_nobody(lambda: on_disk.restore(back, pool=True, workers=3))
+    assert (outcome.not_restored, outcome.notes) == ((), ())
+    assert differences(before, observe(back)) == []
+
+
+def test_a_directory_is_finished_by_who_made_it_where_it_cannot_be_marked(
+    on_disk: Protected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(worklist, "DIRECTORIES_PER_JOB", 1)
+    for number in range(40):
+        (on_disk.root / f"{number}").mkdir(mode=0o711)
+    on_disk.backup()
+    before = observe(on_disk.root)
+    back = tmp_path / "back"
+    back.mkdir()
+    (back / "mine").write_bytes(b"mine")
+    with monkeypatch.context() as without:
+        without.setattr(os, "setxattr", refuse)
+        without.setattr(os, "getxattr", refuse)
+        on_disk.restore(back, overwrite="never", pool=True, workers=3)
+    (back / "mine").unlink()
+    root = on_disk.root.stat()
+    back.chmod(root.st_mode & 0o7777)
+    os.utime(back, ns=(root.st_atime_ns, root.st_mtime_ns))
+    assert differences(before, observe(back)) == []
 
 
 # --- what --delete removes
