@@ -9,6 +9,7 @@ import pytest
 
 from smsnapd.engine import snapshot
 from smsnapd.engine.pool import Pool
+from smsnapd.engine.storing import StoreTask
 from tests.property.protected import Protected, comes_back
 
 MIB = 1024 * 1024
@@ -16,12 +17,13 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many processes each pool began with."""
+    """How many processes each pool that stores began with."""
     counts: list[int] = []
     begin = Pool.__init__
 
     def counted(self: Pool, task: object, workers: int) -> None:  # type: ignore[type-arg]
-        counts.append(workers)
+        if isinstance(task, StoreTask):
+            counts.append(workers)
         begin(self, task, workers)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Pool, "__init__", counted)
