@@ -89,7 +89,7 @@ def _by_daemon(session: Session, request: BackupRequest, mode: str) -> BackupOut
     """What the daemon did; None if there is none for this volume and repository, or it is out of reach."""
     from smsnapd.daemon.asking import NotAllowedError, ask_backup
     from smsnapd.daemon.control import Request
-    from smsnapd.daemon.plan import runtime_dir
+    from smsnapd.daemon.runtime import runtime_dir
 
     path, url = os.fsdecode(request.root), session.settings.url
     wanted = {"full": request.full, "reread": request.reread, "take_over": request.take_over}

@@ -66,7 +66,7 @@ def status(watch: bool) -> int:
 def _found() -> tuple[Status | None, bool]:
     """How the daemon stands, or stood when it was last heard of; and whether it is running."""
     from smsnapd.daemon.asking import ask_status
-    from smsnapd.daemon.plan import runtime_dir
+    from smsnapd.daemon.runtime import runtime_dir
     from smsnapd.daemon.status import read_status
 
     directory = runtime_dir(os.environ)

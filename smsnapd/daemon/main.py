@@ -39,7 +39,8 @@ def run(config: str | None, verbosity: int) -> int:
     from smsnapd.daemon import considerate
     from smsnapd.daemon.journal import set_up_service_logging
     from smsnapd.daemon.notify import Notifier
-    from smsnapd.daemon.plan import load_plan, runtime_dir
+    from smsnapd.daemon.plan import load_plan
+    from smsnapd.daemon.runtime import runtime_dir
     from smsnapd.daemon.service import Service, locked
 
     considerate.use_malloc(os.environ)

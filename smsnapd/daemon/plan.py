@@ -112,17 +112,3 @@ def _check_ping_url(config: Config) -> None:
             "its host or port cannot be understood, or it has a user name or letters beyond ASCII",
             'write it like "https://example.org/path"',
         )
-
-
-def runtime_dir(environment: Mapping[str, str]) -> Path:
-    """Where the control socket and the status lie: as systemd says, else where root or a user has such.
-
-    The command line finds the daemon's by the same rule, run by root or by the volume's owner.
-    """
-    if given := environment.get("RUNTIME_DIRECTORY"):
-        return Path(given.split(":")[0])
-    xdg = environment.get("XDG_RUNTIME_DIR", "")
-    if os.geteuid() == 0 or not xdg.startswith("/"):
-        return Path("/run/smsnapd")
-    own = Path(xdg, "smsnapd")
-    return own if own.is_dir() or not Path("/run/smsnapd").is_dir() else Path("/run/smsnapd")

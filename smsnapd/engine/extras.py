@@ -10,10 +10,13 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from smsnapd.engine.worklist import Worklist
 from smsnapd.format.manifest import Completeness
+
+if TYPE_CHECKING:
+    from smsnapd.engine.worklist import Worklist
 
 
 class Extras:

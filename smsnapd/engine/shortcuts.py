@@ -7,14 +7,15 @@ opens some fifty. They stand beside what they stand for; without them a chain is
 from __future__ import annotations
 
 import logging
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from smsnapd.engine.history import History
-from smsnapd.engine.prune.folding import Folder, Known
-from smsnapd.engine.prune.thinning import Fold
 from smsnapd.errors import ObjectExistsError, SmsnapError
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository
+
+if TYPE_CHECKING:
+    from smsnapd.engine.prune.folding import Known
 
 SPANS: Final = (64, 4096)
 """Every so many sequences there is a shortcut for so many; each is a multiple of the one before."""
@@ -44,6 +45,10 @@ def make_shortcuts(repository: Repository, volume: str) -> None:
 
 def _make(repository: Repository, history: History, span: int) -> None:
     """One for the last `span` sequences, or what of them is behind the last full."""
+    # Few runs make one: the others do not load what it takes.
+    from smsnapd.engine.prune.folding import Folder
+    from smsnapd.engine.prune.thinning import Fold
+
     names = history.names
     end = start = len(names) - 1
     after = names[end].sequence - span
@@ -70,5 +75,7 @@ def _make(repository: Repository, history: History, span: int) -> None:
 
 
 def _known(history: History, name: ManifestName) -> Known:
+    from smsnapd.engine.prune.folding import Known
+
     recorded = history.record(name)
     return Known(recorded.hash, recorded.manifest.parent, recorded.manifest.stands_for)

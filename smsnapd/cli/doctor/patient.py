@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from smsnapd.cli.doctor.findings import BlockedError
 from smsnapd.daemon import protection
-from smsnapd.daemon.plan import runtime_dir
+from smsnapd.daemon.runtime import runtime_dir
 from smsnapd.errors import SmsnapError
 from smsnapd.instance import SdkSetup, read_notebook, sdk_setup
 from smsnapd.store import open_store

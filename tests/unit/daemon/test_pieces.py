@@ -15,8 +15,9 @@ from smsnapd.daemon.agenda import Agenda
 from smsnapd.daemon.board import Board, summary
 from smsnapd.daemon.journal import JournalFormatter, is_journal, set_up_service_logging
 from smsnapd.daemon.notify import Notifier
-from smsnapd.daemon.plan import load_plan, runtime_dir
+from smsnapd.daemon.plan import load_plan
 from smsnapd.daemon.progress import Counted, RunProgress
+from smsnapd.daemon.runtime import runtime_dir
 from smsnapd.daemon.service import locked
 from smsnapd.daemon.status import RunStatus, Status, read_status, seconds, utc_text
 from smsnapd.daemon.watching import Watching
