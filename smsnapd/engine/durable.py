@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from smsnapd.engine.chunktable import ChunkTable
@@ -19,34 +20,60 @@ JOURNAL_BYTES: Final = 256 * 1024 * 1024
 
 
 class Durable:
-    """Chunks whose puts have returned, until a manifest names them."""
+    """Chunks whose puts have returned, until a manifest names them.
+
+    The barrier before the journal is waited for by a thread: workers get their jobs meanwhile. What goes
+    wrong there is raised by the next `take`, or by `settle`.
+    """
 
     def __init__(self, table: ChunkTable, store: Store, journal: Journal) -> None:
         self._table = table
         self._store = store
         self._journal = journal
         self._unjournaled: list[ChunkRef] = []
+        self._bytes = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._under_way: Future[None] | None = None
 
     def take(self, refs: Iterable[ChunkRef]) -> None:
-        """These are durable now."""
+        """These are durable when the store's next barrier returns."""
         refs = list(refs)
         self._table.settle(refs)
         self._unjournaled += refs
-        if sum(ref.stored_length for ref in self._unjournaled) >= JOURNAL_BYTES:
-            self._write()
+        self._bytes += sum(ref.stored_length for ref in refs)
+        if self._bytes >= JOURNAL_BYTES and (self._under_way is None or self._under_way.done()):
+            self.settle()
+            self._under_way = self._thread.submit(self._write, self._taken())
+
+    def settle(self) -> None:
+        """Wait for the journal; raises what went wrong with it, or with the barrier before."""
+        if self._under_way is not None:
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
 
     def rescue(self, error: BaseException | None) -> None:
-        """Of a run that ends with an error: journal all, so that the next one need not store it again."""
-        if not isinstance(error, Exception):
-            return
+        """The end. If that is an error all is journaled, so that the next run need not store it again."""
         try:
-            self._write()
+            if error is None:
+                self.settle()
+            elif isinstance(error, Exception):
+                self._rescue()
+        finally:
+            self._thread.shutdown()
+
+    def _rescue(self) -> None:
+        try:
+            self.settle()
+            self._write(self._taken())
         except (SmsnapError, OSError) as second:
             # What ended the run is to be told, and not that it will cost more to run it again.
             log.info("what was stored is not in the journal: %s", second)
 
-    def _write(self) -> None:
-        if self._unjournaled:
+    def _taken(self) -> list[ChunkRef]:
+        refs, self._unjournaled, self._bytes = self._unjournaled, [], 0
+        return refs
+
+    def _write(self, refs: list[ChunkRef]) -> None:
+        if refs:
             self._store.barrier()
-            self._journal.add(self._unjournaled)
-            self._unjournaled = []
+            self._journal.add(refs)

@@ -149,6 +149,7 @@ class Storage:
         for pool in filter(None, (self._pool, self._apart)):
             for result in pool.finish():
                 self._durable.take(result.durable)
+        self._durable.settle()
         self._vigil.take_lease_back()
 
     def _jobs(self, changes: Iterable[DirectoryChange]) -> Iterator[PackJob | RangeJob]:

@@ -87,6 +87,7 @@ class ImageStorage:
         """Wait for every put; afterwards the chunk table is final."""
         for result in self._pool.finish():
             self._durable.take(result.durable)
+        self._durable.settle()
         self._vigil.take_lease_back()
 
     def _jobs(self, spans: list[Range], allowed: Masks, source: str) -> Iterator[CellsJob]:
