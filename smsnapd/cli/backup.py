@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from smsnapd.cli import output
+from smsnapd.cli.loading import loading
 from smsnapd.cli.options import verb
 from smsnapd.cli.session import Session
 from smsnapd.daemon import protection
@@ -20,7 +22,8 @@ from smsnapd.store.counting import Requests
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
-    from smsnapd.engine.backup import BackupOutcome, BackupRequest
+    from smsnapd.engine.backup import BackupOutcome
+    from smsnapd.engine.request import BackupRequest
 
 INCOMPLETE = 3
 _log = logging.getLogger(__name__)
@@ -87,9 +90,12 @@ def backup(full: bool, mode: str | None, reread: bool, dry_run: bool, take_over:
 
 def _by_daemon(session: Session, request: BackupRequest, mode: str) -> BackupOutcome | None:
     """What the daemon did; None if there is none for this volume and repository, or it is out of reach."""
+    from smsnapd.daemon.runtime import is_there, runtime_dir
+
+    if not is_there(runtime_dir(os.environ)):
+        return None
     from smsnapd.daemon.asking import NotAllowedError, ask_backup
     from smsnapd.daemon.control import Request
-    from smsnapd.daemon.runtime import runtime_dir
 
     path, url = os.fsdecode(request.root), session.settings.url
     wanted = {"full": request.full, "reread": request.reread, "take_over": request.take_over}
@@ -104,9 +110,12 @@ def _by_daemon(session: Session, request: BackupRequest, mode: str) -> BackupOut
 
 
 def _alone(session: Session, request: BackupRequest) -> BackupOutcome:
-    from smsnapd.engine.backup import run_backup
+    with ExitStack() as stack:
+        with loading("smsnapd.engine.backup"):
+            repository = stack.enter_context(session.repository(contents=False))
+        from smsnapd.engine.backup import run_backup
 
-    with session.repository(contents=False) as repository, session.progress() as progress:
+        progress = stack.enter_context(session.progress())
         return run_backup(repository, session.settings, request, progress)
 
 

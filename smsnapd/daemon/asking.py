@@ -13,7 +13,8 @@ from typing import IO, Any, Final
 import msgspec
 
 from smsnapd import errors
-from smsnapd.daemon.control import SOCKET, Request
+from smsnapd.daemon.control import Request
+from smsnapd.daemon.runtime import SOCKET
 from smsnapd.daemon.status import Status
 from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.progress import Progress

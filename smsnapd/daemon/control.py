@@ -23,13 +23,13 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from smsnapd.daemon.agenda import Demand
+from smsnapd.daemon.runtime import SOCKET
 from smsnapd.daemon.status import Status
 from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.progress import Progress
 from smsnapd.errors import SmsnapError
 from smsnapd.telemetry.lines import JsonProgress
 
-SOCKET: Final = "control.sock"
 _PEER: Final = struct.Struct("3i")
 """struct ucred of unix(7): process, user, group."""
 _LONGEST_REQUEST: Final = 65536

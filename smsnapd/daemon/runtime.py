@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+SOCKET: Final = "control.sock"
 
 
 def runtime_dir(environment: Mapping[str, str]) -> Path:
@@ -19,3 +22,14 @@ def runtime_dir(environment: Mapping[str, str]) -> Path:
         return Path("/run/smsnapd")
     own = Path(xdg, "smsnapd")
     return own if own.is_dir() or not Path("/run/smsnapd").is_dir() else Path("/run/smsnapd")
+
+
+def is_there(directory: Path) -> bool:
+    """Whether a daemon may listen there; without its socket there is none that could be asked."""
+    try:
+        os.lstat(directory / SOCKET)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True

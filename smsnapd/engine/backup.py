@@ -35,9 +35,10 @@ from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recheck import Rechecker
 from smsnapd.engine.recording import with_settled
+from smsnapd.engine.request import BackupRequest
 from smsnapd.engine.scanning import StampedScan
 from smsnapd.engine.shortcuts import is_due, make_shortcuts
-from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, Scanned, SnapshotWriter, by_path
+from smsnapd.engine.snapshot import UNSETTLED_NS, Scanned, SnapshotWriter, by_path
 from smsnapd.engine.sparse import forget_sparse, sparse_among
 from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import DamageError, VolumeError

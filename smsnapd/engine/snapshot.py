@@ -7,23 +7,22 @@ import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Final, Literal
 
 from smsnapd import __version__
 from smsnapd.engine.assembly import Assembler, Recorded
 from smsnapd.engine.changes import ChangeSet, DirectoryChange
 from smsnapd.engine.chunktable import ChunkTable
-from smsnapd.engine.environment.companion import Companion, EnvironmentRequest
+from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.environment.keeping import put_report
 from smsnapd.engine.environment.leaving import LEFT_OUT
 from smsnapd.engine.fresh import FreshTree
 from smsnapd.engine.index import Parent, head_of, next_name, reference
-from smsnapd.engine.looks import Hints
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows, whole_tree, with_settled
-from smsnapd.engine.reuse import GRACE_S, check_kept, reusable
+from smsnapd.engine.request import BackupRequest
+from smsnapd.engine.reuse import check_kept, reusable
 from smsnapd.engine.storage import Storage
 from smsnapd.engine.storing import StoreTask
 from smsnapd.engine.tenure import Tenure
@@ -53,35 +52,6 @@ INLINE_COMPARED: Final = 2 << 30
 
 ATTACH_BYTES: Final = 128 * 1024
 """Sealed bytes that a manifest carries with it at most, instead of objects of their own."""
-
-
-@dataclass(frozen=True)
-class BackupRequest:
-    """What to back up and how. `root` is the volume's directory; `workers` None means one a core.
-
-    `mode` is that of fulls: "tar", or "block" for images of the device; an incremental is always of files.
-    With `hints` only what they name is looked at, for who has watched the volume since the last commit
-    without a gap; they are ignored where a scan must be of everything. `take_over` takes the lease from
-    whoever has it. `grace_s` is how long garbage stays on a list before it is deleted. With `environment` a
-    full gets a report of what is needed to make the volume's environments again. `consistency` "" is "live"
-    for files, and "freeze" for images; what it says is for fulls, if these are images.
-    """
-
-    root: bytes
-    volume: str
-    state_dir: Path
-    exclude: tuple[str, ...] = ()
-    mode: str = "tar"
-    full: bool = False
-    reread: bool = False
-    hints: Hints | None = None
-    dry_run: bool = False
-    take_over: bool = False
-    consistency: str = ""
-    level: int = 1
-    workers: int | None = None
-    grace_s: float = GRACE_S
-    environment: EnvironmentRequest | None = None
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -14,27 +13,12 @@ from smsnapd.engine.environment.report import LeftOut, decode_report, encode_rep
 from smsnapd.engine.environment.surveyor import Answer, SurveyError, Surveyor, SurveyTask
 from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Progress
+from smsnapd.engine.request import EnvironmentRequest
 from smsnapd.errors import DamageError
 from smsnapd.model import path_text
-from smsnapd.store.base import StoreSettings
 
-SURVEY_S = 120.0
-"""Seconds that a survey takes at most: a full that is done sooner waits for so long."""
 JUDGING_S = 900.0
 """Seconds for which it is judged at most what can be left out, before a full begins."""
-
-
-@dataclass(frozen=True)
-class EnvironmentRequest:
-    """That a report is wanted, and how long may be looked for it, in seconds.
-
-    With `leave_out` snapshots leave out the environments that the report alone can rebuild. `data_places` are
-    where large files may lie too.
-    """
-
-    seconds: float = SURVEY_S
-    leave_out: bool = False
-    data_places: tuple[StoreSettings, ...] = ()
 
 
 class Companion:

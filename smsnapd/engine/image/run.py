@@ -27,8 +27,9 @@ from smsnapd.engine.index import Parent, cut_off, head_of, newest, next_name, re
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.request import BackupRequest
 from smsnapd.engine.reuse import reusable
-from smsnapd.engine.snapshot import UNSETTLED_NS, BackupRequest, with_report
+from smsnapd.engine.snapshot import UNSETTLED_NS, with_report
 from smsnapd.engine.tenure import Tenure, taken_over
 from smsnapd.errors import VolumeError
 from smsnapd.format.image import Image

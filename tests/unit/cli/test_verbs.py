@@ -7,8 +7,8 @@ import pytest
 
 from smsnapd.engine.backup import BackupOutcome, BackupRequest
 from smsnapd.engine.check import CheckReport, CheckRequest, Finding
-from smsnapd.engine.environment.companion import EnvironmentRequest
 from smsnapd.engine.history import History, SnapshotSummary
+from smsnapd.engine.request import EnvironmentRequest
 from smsnapd.engine.restore import RestoreOutcome, RestoreRequest
 from smsnapd.format.manifest import Issue
 

@@ -12,12 +12,12 @@ import pytest
 
 from smsnapd import recover
 from smsnapd.engine.environment import companion, surveyor
-from smsnapd.engine.environment.companion import EnvironmentRequest
 from smsnapd.engine.environment.keeping import newest_report
 from smsnapd.engine.environment.report import Report
 from smsnapd.engine.export import export_tar
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
+from smsnapd.engine.request import EnvironmentRequest
 from smsnapd.errors import UsageError, WrongKeyError
 from tests.property.protected import VOLUME, Protected, comes_back
 from tests.property.pruned import Pruned

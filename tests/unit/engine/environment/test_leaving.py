@@ -10,10 +10,10 @@ import pytest
 
 from smsnapd.engine.backup import BackupOutcome
 from smsnapd.engine.environment import leaving
-from smsnapd.engine.environment.companion import EnvironmentRequest
 from smsnapd.engine.environment.keeping import newest_report
 from smsnapd.engine.history import History
 from smsnapd.engine.looks import Hints
+from smsnapd.engine.request import EnvironmentRequest
 from tests.property.protected import VOLUME, Protected, comes_back
 
 LEAVING = EnvironmentRequest(60.0, leave_out=True)
