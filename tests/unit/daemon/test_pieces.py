@@ -17,7 +17,7 @@ from smsnapd.daemon.journal import JournalFormatter, is_journal, set_up_service_
 from smsnapd.daemon.notify import Notifier
 from smsnapd.daemon.plan import load_plan
 from smsnapd.daemon.progress import Counted, RunProgress
-from smsnapd.daemon.runtime import runtime_dir
+from smsnapd.daemon.runtime import SOCKET, is_there, runtime_dir
 from smsnapd.daemon.service import locked
 from smsnapd.daemon.status import RunStatus, Status, read_status, seconds, utc_text
 from smsnapd.daemon.watching import Watching
@@ -181,6 +181,22 @@ def test_where_things_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "smsnapd").mkdir()
     assert runtime_dir({"XDG_RUNTIME_DIR": str(tmp_path)}) == tmp_path / "smsnapd"
     assert runtime_dir({}) == Path("/run/smsnapd")
+
+
+def test_a_daemon_may_be_there_if_its_socket_is_or_cannot_be_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not is_there(tmp_path)
+    assert not is_there(tmp_path / "none")
+    (tmp_path / SOCKET).touch()
+    assert is_there(tmp_path)
+    assert not is_there(tmp_path / SOCKET)
+
+    def refused(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "lstat", refused)
+    assert is_there(tmp_path / "of somebody else")
 
 
 @pytest.mark.parametrize(
