@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from smsnapd.engine.collector import collected_seldom
 from smsnapd.engine.environment.leaving import LEFT_OUT
 from smsnapd.engine.extras import Extras, directory_of, paths_within, unknown_paths
 from smsnapd.engine.history import History, SnapshotSummary
@@ -136,7 +137,8 @@ def restore_tree(
     selection = _select(tree, request.paths)
     users = user_ids(request.users, tree)
     with ExitStack() as stack:
-        plan = Worklist(selection)
+        with collected_seldom():
+            plan = Worklist(selection)
         stack.callback(plan.close)
         restore = _Restore(settings, tree, snapshot, request, users, plan, progress, in_place=in_place)
         return restore.preview() if request.dry_run else restore.go()
@@ -286,7 +288,8 @@ class _Restore:
                 # With `never`, who has made a directory may be the only one to know that it is ours.
                 makers = alone if mode == "never" else pool
                 self._make_directories(target, makers, clean=mode != "fresh")
-                self._write_contents(target, pool)
+                with target.early_writeback():
+                    self._write_contents(target, pool)
                 self._progress.phase("finish")
                 self._run(pool, self._link_jobs(target))
                 for level in self._plan.directories_by_depth(deepest_first=True):

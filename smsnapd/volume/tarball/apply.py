@@ -37,6 +37,7 @@ from smsnapd.volume.tarball.nodes import DEVICES, TYPES, Nodes, device_of
 from smsnapd.volume.tarball.ownership import Notes, disinherit
 from smsnapd.volume.tarball.placement import ApplyOptions, Overwrite, Placement
 from smsnapd.volume.tarball.removal import Removed
+from smsnapd.volume.tarball.writeback import EarlyWriteback
 
 __all__ = ["ApplyOptions", "LargeFile", "Notes", "Overwrite", "Removed", "Target"]
 
@@ -225,6 +226,10 @@ class Target:
             error = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
             reason = reason_of(error, b"")
             raise TargetError("write the target to its disk", reason, "look at the kernel's log (dmesg)")
+
+    def early_writeback(self) -> EarlyWriteback:
+        """In a `with` statement: what is applied goes to the disk as it comes; `sync` has less to do."""
+        return EarlyWriteback(self._place.descent.root_fd)
 
     def close(self) -> None:
         """Close all descriptors. May be called more than once."""

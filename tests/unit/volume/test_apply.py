@@ -6,14 +6,16 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from smsnapd.errors import TargetError
+from smsnapd.errors import TargetError, VolumeError
 from smsnapd.model import Entry, Kind
+from smsnapd.volume.tarball import writeback
 from smsnapd.volume.tarball.apply import Notes, Target
 from smsnapd.volume.tarball.marker import PARTIAL
 from tests.unit.volume.apply_cases import (
@@ -792,6 +794,33 @@ def test_processes_share_a_directory(root: bytes) -> None:
 
 def test_sync_returns(target: Target) -> None:
     put(target, b"f", b"x")
+    target.sync()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_written_goes_to_the_disk_early(
+    target: Target, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """By a descriptor of its own: a failure that is told there is told to `sync` all the same."""
+    asked: list[int] = []
+    twice = threading.Event()
+
+    def syncfs(descriptor: int) -> None:
+        asked.append(descriptor)
+        if fails or len(asked) > 1:
+            twice.set()
+        if fails:
+            raise VolumeError("write", "it is broken")
+
+    monkeypatch.setattr(writeback, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(writeback, "syncfs", syncfs)
+    with target.early_writeback():
+        assert twice.wait(30)
+        put(target, b"f", b"x")
+    assert fails == (len(asked) == 1)
+    assert "writeback" not in {thread.name for thread in threading.enumerate()}
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(asked[0])
     target.sync()
 
 
