@@ -9,7 +9,7 @@ class Progress(Protocol):
     """Told by the engine, from any thread; implementations must be quick and must not raise."""
 
     def phase(self, name: str, files: int | None = None, bytes: int | None = None) -> None:
-        """Begin a phase and end the one before: a word for people, and totals where they are known.
+        """Begin a phase and end the one before: a word for people, and totals where they are known, about.
 
         Counts start at zero again, `stored_bytes` with them.
         """

@@ -36,7 +36,7 @@ from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.repository.manifests import commit_manifest
 from smsnapd.state import State, StateUpdate, TreeCounts
 from smsnapd.store.base import StoreSettings
-from smsnapd.volume.mounts import find_mount
+from smsnapd.volume.mounts import bytes_in_use, find_mount
 from smsnapd.volume.scan import ScanReport
 from smsnapd.volume.tarball.read import Packed, PackReader
 
@@ -119,7 +119,8 @@ class SnapshotWriter:
         if changes.is_counted:
             self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
         else:
-            self._progress.phase("store")
+            # Nobody has counted yet; of a whole file system it is known about how much there is.
+            self._progress.phase("store", bytes=bytes_in_use(self._scanned.root))
         table = self._known_chunks(tenure)
         inline = (
             changes.is_counted

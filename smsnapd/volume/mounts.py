@@ -68,6 +68,18 @@ def find_mount(path: bytes) -> Mount:
     raise VolumeError(what, "its mount is not listed in /proc/self/mountinfo", "is it outside of a chroot?")
 
 
+def bytes_in_use(path: bytes) -> int | None:
+    """About how many bytes lie on the file system whose root `path` is; None if it is not one's root.
+
+    Raises `VolumeError` as `find_mount` does.
+    """
+    mount = find_mount(path)
+    if mount.root != b"/" or mount.mount_point != os.path.realpath(path):
+        return None
+    room = os.statvfs(path)
+    return (room.f_blocks - room.f_bfree) * room.f_frsize
+
+
 def mount_points_below(path: bytes) -> frozenset[bytes]:
     """Paths, relative to the directory `path` (absolute, resolved), at which something is mounted."""
     prefix = path.rstrip(b"/") + b"/"

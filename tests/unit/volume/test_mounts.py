@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from smsnapd.errors import VolumeError
-from smsnapd.volume.mounts import find_mount, mount_points_below, syncfs
+from smsnapd.volume.mounts import bytes_in_use, find_mount, mount_points_below, syncfs
 from tests.unit.volume.ext4 import loop_ext4
 
 pytestmark = [pytest.mark.root, pytest.mark.loop]
@@ -83,3 +83,15 @@ def test_syncfs_writes_and_refuses_a_closed_descriptor(tmp_path: Path) -> None:
     os.close(descriptor)
     with pytest.raises(VolumeError, match="Bad file descriptor"):
         syncfs(descriptor)
+
+
+def test_what_a_whole_file_system_holds_is_known_about(tmp_path: Path) -> None:
+    with loop_ext4(tmp_path, "volume") as root:
+        (root / "file").write_bytes(bytes(3_000_000))
+        os.sync()
+        found = bytes_in_use(bytes(root))
+        assert found is not None
+        assert 3_000_000 <= found < 8_000_000
+        (root / "below").mkdir()
+        assert bytes_in_use(bytes(root / "below")) is None
+    assert bytes_in_use(bytes(tmp_path)) is None
