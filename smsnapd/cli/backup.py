@@ -22,8 +22,8 @@ from smsnapd.store.counting import Requests
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
-    from smsnapd.engine.backup import BackupOutcome
-    from smsnapd.engine.request import BackupRequest
+    from smsnapd.engine.backup.request import BackupRequest
+    from smsnapd.engine.backup.run import BackupOutcome
 
 INCOMPLETE = 3
 _log = logging.getLogger(__name__)
@@ -111,9 +111,9 @@ def _by_daemon(session: Session, request: BackupRequest, mode: str) -> BackupOut
 
 def _alone(session: Session, request: BackupRequest) -> BackupOutcome:
     with ExitStack() as stack:
-        with loading("smsnapd.engine.backup"):
+        with loading("smsnapd.engine.backup.run"):
             repository = stack.enter_context(session.repository(contents=False))
-        from smsnapd.engine.backup import run_backup
+        from smsnapd.engine.backup.run import run_backup
 
         progress = stack.enter_context(session.progress())
         return run_backup(repository, session.settings, request, progress)

@@ -27,7 +27,7 @@ from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
-    from smsnapd.engine.restore import RestoreOutcome
+    from smsnapd.engine.restore.run import RestoreOutcome
     from smsnapd.repository import Repository
 
 TAG_RESTORE = "smsnap-restore"
@@ -202,7 +202,7 @@ class Boot:
         return history, history.at(moment)
 
     def _run(self, repository: Repository, history: History, snapshot: SnapshotSummary) -> RestoreOutcome:
-        from smsnapd.engine.restore import RestoreRequest, run_restore
+        from smsnapd.engine.restore.run import RestoreRequest, run_restore
 
         session = self._session
         output.line(

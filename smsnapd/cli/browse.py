@@ -41,7 +41,7 @@ def ls(snapshot: str, path: str, long: bool, recursive: bool) -> int:
     volume. PATH is relative to the volume's root. Bytes that are not UTF-8 are shown as \xNN, and
     may be given so.
     """
-    from smsnapd.engine.browse import list_entries
+    from smsnapd.engine.lookback.browse import list_entries
 
     session = Session.current()
     wanted = volume_path(path, session.config.volume.path)
@@ -69,7 +69,7 @@ def cat(snapshot: str, path: str) -> int:
     SNAPSHOT is an id, a unique prefix of one, `latest`, `VOLUME@TIME`, or `@TIME` for this machine's
     volume. PATH is relative to the volume's root.
     """
-    from smsnapd.engine.browse import open_file
+    from smsnapd.engine.lookback.browse import open_file
 
     session = Session.current()
     wanted = volume_path(path, session.config.volume.path)

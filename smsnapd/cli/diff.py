@@ -18,10 +18,10 @@ from smsnapd.model import Kind, path_text
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
-    from smsnapd.engine.diff import Change
     from smsnapd.engine.history import History, SnapshotSummary
-    from smsnapd.engine.live import LiveVolume
-    from smsnapd.engine.placed import Placed
+    from smsnapd.engine.lookback.diff import Change
+    from smsnapd.engine.lookback.live import LiveVolume
+    from smsnapd.engine.trees.placed import Placed
     from smsnapd.repository import Repository
 
 INCOMPLETE = 3
@@ -110,11 +110,11 @@ def _changes(
     live: LiveVolume | None,
     total: _Sum,
 ) -> Iterator[Change]:
-    from smsnapd.engine.diff import diff as compared
-    from smsnapd.engine.diff import pairs
-    from smsnapd.engine.placed import placed_tree
-    from smsnapd.engine.reading import Contents
-    from smsnapd.engine.tree import SnapshotTree
+    from smsnapd.engine.lookback.diff import diff as compared
+    from smsnapd.engine.lookback.diff import pairs
+    from smsnapd.engine.trees.placed import placed_tree
+    from smsnapd.engine.trees.reading import Contents
+    from smsnapd.engine.trees.tree import SnapshotTree
 
     contents = None if repository.identity is None else Contents(repository, history.volume)
 

@@ -20,7 +20,7 @@ from smsnapd.model import path_text
 from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
-    from smsnapd.engine.drill import DrillReport
+    from smsnapd.engine.restore.drill import DrillReport
     from smsnapd.telemetry.metrics import Family
 
 DEFAULT_FILES = 200
@@ -99,8 +99,8 @@ def _drill(
     scratch: str | None,
     no_live: bool,
 ) -> DrillReport:
-    from smsnapd.engine.drill import DrillRequest, run_drill
-    from smsnapd.engine.worklist import spool_directory
+    from smsnapd.engine.restore.drill import DrillRequest, run_drill
+    from smsnapd.engine.restore.worklist import spool_directory
 
     place = Path(scratch).expanduser().absolute() if scratch else spool_directory()
     with session.repository(contents=True) as repository:

@@ -107,7 +107,7 @@ def _from_backup(
     request: RecreateRequest,
 ) -> Callable[[bytes], str]:
     """Brings a path back from the recovery point."""
-    from smsnapd.engine.restore import RestoreRequest, run_restore
+    from smsnapd.engine.restore.run import RestoreRequest, run_restore
 
     def bring_back(path: bytes) -> str:
         asked = RestoreRequest(request.target, (path,), overwrite="never", dry_run=request.dry_run)

@@ -16,7 +16,7 @@ from smsnapd.errors import UsageError
 from smsnapd.model import path_bytes, path_text
 
 if TYPE_CHECKING:
-    from smsnapd.engine.versions import Version
+    from smsnapd.engine.lookback.versions import Version
 
 EXAMPLES = """
 smsnap find train.ipynb              wherever it lay
@@ -45,8 +45,8 @@ def find(pattern: str, ignore_case: bool, gone: bool) -> int:
     time alone is no version. Exit status 1: nothing matches; 13: parts of the history
     cannot be read; 3: block images were left out.
     """
-    from smsnapd.engine.pattern import pattern as compiled
-    from smsnapd.engine.versions import read_versions
+    from smsnapd.engine.lookback.pattern import pattern as compiled
+    from smsnapd.engine.lookback.versions import read_versions
     from smsnapd.model import directory_key
 
     session = Session.current()

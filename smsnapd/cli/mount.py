@@ -60,8 +60,8 @@ def _announce(session: Session, place: Path) -> None:
 
 
 def _serve(session: Session, place: Path, everyone: bool, ready: Callable[[], None]) -> int:
-    from smsnapd.engine.showing import ShownHistory
-    from smsnapd.engine.worklist import spool_directory
+    from smsnapd.engine.lookback.showing import ShownHistory
+    from smsnapd.engine.restore.worklist import spool_directory
     from smsnapd.volume.fuse import FuseOptions, serve
 
     with session.repository(contents=True) as repository:

@@ -22,7 +22,7 @@ from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
-    from smsnapd.engine.restore import RestoreOutcome, RestoreRequest
+    from smsnapd.engine.restore.run import RestoreOutcome, RestoreRequest
     from smsnapd.repository import Repository
 
 INCOMPLETE = 3
@@ -112,7 +112,7 @@ def restore(
 
 
 def _to_directory(session: Session, at: str | None, snapshot: str | None, request: RestoreRequest) -> int:
-    from smsnapd.engine.restore import run_restore
+    from smsnapd.engine.restore.run import run_restore
 
     with session.repository(contents=not request.dry_run) as repository:
         history, found = _chosen(session, repository, at, snapshot)
@@ -178,7 +178,7 @@ def _request(
     users: tuple[str, ...],
     dry_run: bool,
 ) -> RestoreRequest:
-    from smsnapd.engine.restore import RestoreRequest
+    from smsnapd.engine.restore.run import RestoreRequest
 
     return RestoreRequest(
         target=os.fsencode(Path(target).expanduser().absolute()),

@@ -30,10 +30,10 @@ from smsnapd.store.counting import Requests, made
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import History, SnapshotSummary
-    from smsnapd.engine.live import LiveVolume
+    from smsnapd.engine.lookback.live import LiveVolume
+    from smsnapd.engine.lookback.sameness import Judge
     from smsnapd.engine.progress import Progress
-    from smsnapd.engine.sameness import Judge
-    from smsnapd.engine.tree import SnapshotTree
+    from smsnapd.engine.trees.tree import SnapshotTree
     from smsnapd.instance import Notebook
     from smsnapd.repository import Credentials, Repository
 
@@ -185,7 +185,7 @@ class Session:
 
     def live_volume(self) -> LiveVolume:
         """The volume as it is now, without what no backup has; to be closed."""
-        from smsnapd.engine.live import LiveVolume
+        from smsnapd.engine.lookback.live import LiveVolume
         from smsnapd.volume.scan import Excludes
 
         root = os.fsencode(protection.volume_root(self.config))
@@ -193,7 +193,7 @@ class Session:
 
     def judge(self, repository: Repository, volume: str) -> Judge:
         """Whether files that were stored anew have the same bytes; without the identity it says no."""
-        from smsnapd.engine.reading import Contents
+        from smsnapd.engine.trees.reading import Contents
 
         if repository.identity is None:
             return lambda one, other: False
@@ -211,7 +211,7 @@ class Session:
 
     def _tell_cut_off(self, repository: Repository, history: History) -> None:
         """Say so if the newest recovery point that was made from here is not there any more."""
-        from smsnapd.engine.remembered import newest_remembered
+        from smsnapd.engine.chain.remembered import newest_remembered
 
         if self.options.repository_at:
             return

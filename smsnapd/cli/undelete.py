@@ -21,8 +21,8 @@ from smsnapd.telemetry.sizes import size_text
 
 if TYPE_CHECKING:
     from smsnapd.engine.history import Damaged, History
-    from smsnapd.engine.lost import Lost
-    from smsnapd.engine.undelete import Undeleted, Wish
+    from smsnapd.engine.lookback.lost import Lost
+    from smsnapd.engine.lookback.undelete import Undeleted, Wish
     from smsnapd.format.names import ManifestName
     from smsnapd.repository import Repository
 EXAMPLES = """
@@ -79,7 +79,7 @@ def _point(session: Session, history: History, text: str | None) -> ManifestName
 
 
 def _show(session: Session, since: str) -> int:
-    from smsnapd.engine.lost import lost_since
+    from smsnapd.engine.lookback.lost import lost_since
 
     with session.repository(contents=False) as repository, closing(session.live_volume()) as live:
         history = session.history(repository)
@@ -131,9 +131,9 @@ def _wishes(
     since: str | None,
     at: str | None,
 ) -> tuple[list[Wish], list[Damaged]]:
-    from smsnapd.engine.lost import wanted_back
-    from smsnapd.engine.reading import Contents
-    from smsnapd.engine.undelete import Wish
+    from smsnapd.engine.lookback.lost import wanted_back
+    from smsnapd.engine.lookback.undelete import Wish
+    from smsnapd.engine.trees.reading import Contents
 
     wanted = [volume_path(path, session.config.volume.path) for path in paths]
     if b"" in wanted:
@@ -160,7 +160,7 @@ def _wishes(
 
 
 def _bring_back(session: Session, repository: Repository, history: History, wishes: list[Wish]) -> Undeleted:
-    from smsnapd.engine.undelete import bring_back
+    from smsnapd.engine.lookback.undelete import bring_back
 
     root = os.fsencode(protection.volume_root(session.config))
     with session.progress() as progress:

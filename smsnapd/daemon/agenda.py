@@ -14,7 +14,7 @@ from smsnapd.errors import SmsnapError
 
 if TYPE_CHECKING:
     from smsnapd.daemon.plan import Plan
-    from smsnapd.engine.backup import BackupOutcome
+    from smsnapd.engine.backup.run import BackupOutcome
 
 _MOST: Final = 32
 

@@ -16,7 +16,7 @@ from smsnapd import errors
 from smsnapd.daemon.control import Request
 from smsnapd.daemon.runtime import SOCKET
 from smsnapd.daemon.status import Status
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.progress import Progress
 from smsnapd.errors import SmsnapError
 

@@ -25,7 +25,7 @@ import msgspec
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.runtime import SOCKET
 from smsnapd.daemon.status import Status
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.progress import Progress
 from smsnapd.errors import SmsnapError
 from smsnapd.telemetry.lines import JsonProgress

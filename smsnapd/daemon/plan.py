@@ -13,7 +13,7 @@ from smsnapd.config import Config, Overrides, load
 from smsnapd.daemon import protection
 from smsnapd.daemon.pace import Pace
 from smsnapd.daemon.schedule import Calendar
-from smsnapd.engine.request import BackupRequest
+from smsnapd.engine.backup.request import BackupRequest
 from smsnapd.errors import ConfigError
 from smsnapd.instance import read_notebook
 from smsnapd.store.base import StoreSettings

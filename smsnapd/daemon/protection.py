@@ -23,7 +23,7 @@ from smsnapd.store.base import StoreSettings
 from smsnapd.store.pacing import SharedFile, shared_file
 
 if TYPE_CHECKING:
-    from smsnapd.engine.request import BackupRequest, EnvironmentRequest
+    from smsnapd.engine.backup.request import BackupRequest, EnvironmentRequest
     from smsnapd.engine.retention import Policy
     from smsnapd.repository import Credentials
 
@@ -128,7 +128,7 @@ def exclude_patterns(config: Config) -> tuple[str, ...]:
 
 def backup_request(config: Config, volume: str) -> BackupRequest:
     """What to back up, as configured: an incremental, of which a caller may make something else."""
-    from smsnapd.engine.request import BackupRequest
+    from smsnapd.engine.backup.request import BackupRequest
 
     return BackupRequest(
         root=os.fsencode(volume_root(config)),
@@ -159,7 +159,7 @@ def retention_policy(config: Config) -> Policy:
 
 
 def _environment(config: Config) -> EnvironmentRequest | None:
-    from smsnapd.engine.request import EnvironmentRequest
+    from smsnapd.engine.backup.request import EnvironmentRequest
 
     backup = config.backup
     wanted = EnvironmentRequest(leave_out=backup.exclude_recreatable, data_places=data_places(config))

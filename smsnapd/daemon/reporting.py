@@ -10,7 +10,7 @@ from typing import Any
 from smsnapd.daemon.board import Board, contents_status
 from smsnapd.daemon.status import LastCheck, LastRun, Point, RunStatus, utc_text
 from smsnapd.daemon.telling import Notice, RunName, Teller
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.check import CheckReport
 from smsnapd.engine.prune import VolumePruned
 from smsnapd.errors import SmsnapError

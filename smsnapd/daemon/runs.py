@@ -14,13 +14,13 @@ from smsnapd.daemon import considerate
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.plan import Plan
 from smsnapd.daemon.protection import retention_policy
-from smsnapd.engine.backup import BackupOutcome, begun_here, run_backup
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupOutcome, begun_here, run_backup
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.prune import PruneRequest, VolumePruned, run_prune
-from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import LockedError, SmsnapError, StoreError, UsageError
 from smsnapd.repository import Repository
 from smsnapd.store import open_store

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple, cast
 
 from smsnapd.daemon.plan import Plan
-from smsnapd.engine.looks import Hints as Hinted
+from smsnapd.engine.backup.looks import Hints as Hinted
 from smsnapd.errors import VolumeError
 from smsnapd.volume.mounts import mount_points_below
 from smsnapd.volume.watch import Counts, Gap, Hints, Watcher

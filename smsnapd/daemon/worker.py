@@ -27,7 +27,7 @@ from smsnapd.daemon.spending import Spending
 from smsnapd.daemon.status import Point, RepositoryStatus, utc_text
 from smsnapd.daemon.telling import Teller
 from smsnapd.daemon.watching import Look, Watching
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import SmsnapError
 

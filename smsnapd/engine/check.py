@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ParamSpec
 
+from smsnapd.engine.chain.remembered import newest_remembered
 from smsnapd.engine.coverage import Coverage, keep_coverage, known_coverage
 from smsnapd.engine.history import History, check_link, gap_text
 from smsnapd.engine.keycheck import KeyCheck, KeyFault
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.remembered import newest_remembered
-from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
-from smsnapd.engine.treecheck import TreeCheck
+from smsnapd.engine.trees.tree import SnapshotTree, chunk_names_keys
+from smsnapd.engine.trees.treecheck import TreeCheck
 from smsnapd.errors import DamageError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.manifest import Manifest

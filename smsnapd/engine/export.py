@@ -9,7 +9,7 @@ from typing import Final
 
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.model import Entry, Extent, Kind, Listing, directory_key, join_path
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import ChunkOpener

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 from smsnapd.engine.export import ExtentReader
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.format.chunker import split_segments
 from smsnapd.model import Entry, Flag, Kind, data_segments, join_path
 from smsnapd.repository import Repository

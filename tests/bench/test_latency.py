@@ -6,8 +6,8 @@ import cProfile
 import os
 from pathlib import Path
 
-from smsnapd.engine.backup import BackupRequest, run_backup
-from smsnapd.engine.looks import Hints
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.progress import Silent
 from smsnapd.repository import Repository
 from smsnapd.store import open_store

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from smsnapd.engine.snapshot import INLINE_ENTRIES
+from smsnapd.engine.backup.snapshot import INLINE_ENTRIES
 from tests.e2e.daemon import PATIENCE_S, SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook, one_line
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import StoreError, UsageError, VolumeError
 from smsnapd.repository import Credentials, Repository

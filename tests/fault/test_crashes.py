@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from smsnapd import state as state_module
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.errors import SmsnapError, StoreError
 from smsnapd.store import StoreSettings, open_store
 from smsnapd.store.base import Store

@@ -14,10 +14,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from smsnapd.engine.browse import open_file
 from smsnapd.engine.history import History
-from smsnapd.engine.showing import ShownHistory, point_name
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.lookback.browse import open_file
+from smsnapd.engine.lookback.showing import ShownHistory, point_name
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError, LockedError, SmsnapError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.catalog import encode_segment

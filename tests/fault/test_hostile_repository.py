@@ -19,7 +19,7 @@ import pytest
 import zstandard
 
 from smsnapd.engine.history import History
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.format.codec import Context, ObjectType, Sealer, open_sealed
 from smsnapd.model import Entry, Kind, Listing, data_bytes, join_path

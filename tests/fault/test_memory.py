@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.root, pytest.mark.slow]
 
 SHORT_DAYS = """
 import sys
-import smsnapd.engine.tenure as tenure
+import smsnapd.engine.chain.tenure as tenure
 from smsnapd.daemon.main import main
 tenure.DATA_KEY_S = 2.0
 sys.exit(main())
 """
 NAIVE = (
     """
-import smsnapd.engine.tenure as tenure
+import smsnapd.engine.chain.tenure as tenure
 def let_go(self, kept=[]):
     kept.append(self._data_key)
     self._data_key = None
@@ -181,12 +181,12 @@ AT_REST = """
 import sys
 from pathlib import Path
 from tests.property.protected import Protected, VOLUME
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.tenure import Tenure
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.repository import Credentials, Repository
 from smsnapd.store import StoreSettings, open_store
-import smsnapd.engine.snapshot as snapshot
+import smsnapd.engine.backup.snapshot as snapshot
 
 place, text = Path(sys.argv[1]), sys.stdin.readline()
 settings = StoreSettings((place / "repo").as_uri())

@@ -23,7 +23,7 @@ import pytest
 from smsnapd.engine.check import CheckRequest, run_check
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.restore import RestoreRequest, run_restore
+from smsnapd.engine.restore.run import RestoreRequest, run_restore
 from smsnapd.errors import ConflictError, LockedError, ObjectMissingError
 from smsnapd.format.keyslot import Argon2Cost, make_keyslot
 from smsnapd.repository import Credentials, Repository

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.progress import Progress, Silent
-from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import LockedError
 from smsnapd.repository import Credentials, Repository
 from smsnapd.store import Store, StoreSettings, open_store

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from smsnapd.daemon.words import from_words, is_words
 from smsnapd.engine.environment.report import decode_report, encode_report
-from smsnapd.engine.fold import checked, fold
+from smsnapd.engine.trees.fold import checked, fold
 from smsnapd.errors import DamageError, SmsnapError, WrongKeyError
 from smsnapd.format import garbage, names, record
 from smsnapd.format.catalog import Order, decode_segment, encode_segment

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from smsnapd.engine import snapshot as snapshot_module
-from smsnapd.engine import worklist
-from smsnapd.engine.backup import BackupOutcome, BackupRequest, run_backup
+from smsnapd.engine.backup import snapshot as snapshot_module
+from smsnapd.engine.backup.run import BackupOutcome, BackupRequest, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.export import export_tar
 from smsnapd.engine.history import History, SnapshotSummary
 from smsnapd.engine.progress import Progress, Silent
-from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, run_restore
+from smsnapd.engine.restore import worklist
+from smsnapd.engine.restore.run import RestoreOutcome, RestoreRequest, run_restore
 from smsnapd.repository import Credentials, Repository
 from smsnapd.store import Store, StoreSettings, open_store
 from tests.property.observed import differences, observe

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.history import History
 from smsnapd.repository.manifests import Recorded
 from smsnapd.store import StoreSettings

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome, BackupRequest, run_backup
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupOutcome, BackupRequest, run_backup
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.restore import RestoreRequest, run_restore
+from smsnapd.engine.restore.run import RestoreRequest, run_restore
 from smsnapd.repository import Repository
 from smsnapd.store import open_store
 from smsnapd.store.base import StoreSettings

@@ -15,19 +15,19 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from smsnapd.engine.diff import Change, diff, pairs
 from smsnapd.engine.history import History
-from smsnapd.engine.live import LiveVolume
-from smsnapd.engine.lost import lost_since
-from smsnapd.engine.placed import placed_tree
+from smsnapd.engine.lookback.diff import Change, diff, pairs
+from smsnapd.engine.lookback.live import LiveVolume
+from smsnapd.engine.lookback.lost import lost_since
+from smsnapd.engine.lookback.showing import ShownHistory, point_name
+from smsnapd.engine.lookback.undelete import Wish, bring_back
+from smsnapd.engine.lookback.versions import read_versions
 from smsnapd.engine.progress import Silent
 from smsnapd.engine.prune import PruneRequest, run_prune
-from smsnapd.engine.reading import Contents
 from smsnapd.engine.retention import Policy
-from smsnapd.engine.showing import ShownHistory, point_name
-from smsnapd.engine.tree import SnapshotTree
-from smsnapd.engine.undelete import Wish, bring_back
-from smsnapd.engine.versions import read_versions
+from smsnapd.engine.trees.placed import placed_tree
+from smsnapd.engine.trees.reading import Contents
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository
 from smsnapd.repository.tags import Tagged, put_tag

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from smsnapd.engine.history import History
-from smsnapd.engine.showing import ShownHistory, point_name
+from smsnapd.engine.lookback.showing import ShownHistory, point_name
 from smsnapd.repository import Credentials, Repository
 from smsnapd.store import StoreSettings, open_store
 from smsnapd.volume.fuse import FuseOptions, mounted

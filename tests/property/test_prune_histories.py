@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from smsnapd.engine import shortcuts
+from smsnapd.engine.prune import shortcuts
 from smsnapd.engine.retention import Policy
 from smsnapd.format.keyslot import Argon2Cost, make_keyslot
 from smsnapd.repository.tags import Tagged, put_tag, read_tags

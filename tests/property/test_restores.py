@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.restore import RestoreOutcome
+from smsnapd.engine.restore.run import RestoreOutcome
 from smsnapd.errors import TargetError, UsageError
 from smsnapd.store import StoreSettings
 from tests.property.children import KILLED, run_child

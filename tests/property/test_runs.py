@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.history import History
 from smsnapd.errors import SmsnapError
 from smsnapd.store import StoreSettings

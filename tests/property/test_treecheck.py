@@ -7,8 +7,8 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smsnapd.engine.fold import checked, fold
-from smsnapd.engine.treecheck import TreeCheck
+from smsnapd.engine.trees.fold import checked, fold
+from smsnapd.engine.trees.treecheck import TreeCheck
 from smsnapd.errors import DamageError
 from smsnapd.model import Entry, Flag, Kind, Listing, directory_key
 

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Silent
 from smsnapd.engine.prune.moving import Live
 from smsnapd.engine.prune.thinning import points_of
-from smsnapd.engine.restore import RestoreRequest, run_restore
+from smsnapd.engine.restore.run import RestoreRequest, run_restore
 from smsnapd.engine.retention import Policy, kept
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import LockedError
 from smsnapd.format import names
 from smsnapd.format.keyslot import Argon2Cost, make_keyslot

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.export import export_tar
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent

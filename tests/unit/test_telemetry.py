@@ -180,7 +180,7 @@ def test_what_is_logged(log, verbosity: int, shown: str) -> None:
     stream = io.StringIO()
     telemetry.set_up_logging(verbosity, stream)
     telemetry.set_up_logging(verbosity, stream)  # twice, and still once a line
-    child = logging.getLogger("smsnapd.engine.backup")
+    child = logging.getLogger("smsnapd.engine.backup.run")
     for level, letter in ((10, "D"), (20, "I"), (30, "W"), (40, "E")):
         child.log(level, letter)
     assert "".join(line[-1] for line in stream.getvalue().splitlines()) == shown

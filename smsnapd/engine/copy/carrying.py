@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from smsnapd.engine.chunkwriter import ChunkWriter
-from smsnapd.engine.tree import chunk_names_keys
+from smsnapd.engine.chain.chunkwriter import ChunkWriter
+from smsnapd.engine.trees.tree import chunk_names_keys
 from smsnapd.format import names
 from smsnapd.format.codec import Context, ObjectType, chunk_hash, seal, stored_hash
 from smsnapd.format.keys import DataKey

@@ -11,16 +11,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from smsnapd.engine.backup.snapshot import ATTACH_BYTES
+from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder
+from smsnapd.engine.chain.index import reference
+from smsnapd.engine.chain.reuse import GRACE_S, check_kept, reusable
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.copy.carrying import Carrier, Reader, Source, journaled, pairs_of
 from smsnapd.engine.copy.plan import CopyPlan, Step, plan_copy
 from smsnapd.engine.history import History, check_link
-from smsnapd.engine.index import reference
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.recording import Attachments, CatalogBuilder
-from smsnapd.engine.reuse import GRACE_S, check_kept, reusable
-from smsnapd.engine.snapshot import ATTACH_BYTES
-from smsnapd.engine.tenure import Tenure
-from smsnapd.engine.tree import SnapshotTree, catalog_opener
+from smsnapd.engine.trees.tree import SnapshotTree, catalog_opener
 from smsnapd.errors import DamageError, UsageError
 from smsnapd.format import names
 from smsnapd.format.manifest import CopiedFrom, Manifest

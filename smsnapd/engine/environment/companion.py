@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.request import EnvironmentRequest
 from smsnapd.engine.environment.copies import with_copies
 from smsnapd.engine.environment.judging import Judged
 from smsnapd.engine.environment.leaving import Leaving, restored
 from smsnapd.engine.environment.report import LeftOut, decode_report, encode_report
 from smsnapd.engine.environment.surveyor import Answer, SurveyError, Surveyor, SurveyTask
-from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.request import EnvironmentRequest
 from smsnapd.errors import DamageError
 from smsnapd.model import path_text
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from smsnapd.engine.chain.storedchunk import put_chunk
 from smsnapd.engine.environment.report import Report, decode_report
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.storedchunk import put_chunk
-from smsnapd.engine.tree import chunk_names_keys
+from smsnapd.engine.trees.tree import chunk_names_keys
 from smsnapd.errors import UsageError
 from smsnapd.format.keys import DataKey
 from smsnapd.model import BLOCK, ChunkRef

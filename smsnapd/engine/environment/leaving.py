@@ -10,9 +10,9 @@ from typing import Final
 
 import msgspec
 
+from smsnapd.engine.backup.looks import Hints
 from smsnapd.engine.environment.judging import Judged
 from smsnapd.engine.environment.prints import SETTLED_NS, take_print
-from smsnapd.engine.looks import Hints
 from smsnapd.model import path_text
 
 LEFT_OUT: Final = "environment that the report rebuilds"

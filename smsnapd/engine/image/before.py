@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from smsnapd.engine.history import History
 from smsnapd.engine.image.cellmap import CellMap, fill
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.format.image import PIECE
 from smsnapd.model import ChunkRef

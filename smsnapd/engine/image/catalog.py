@@ -7,11 +7,11 @@ from typing import Final, Protocol
 
 import msgspec
 
-from smsnapd.engine.chunktable import ChunkTable
+from smsnapd.engine.chain.catalog import CatalogBuilder
+from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.reuse import check_kept
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.image.storage import ImageStorage
-from smsnapd.engine.recording import CatalogBuilder
-from smsnapd.engine.reuse import check_kept
-from smsnapd.engine.tenure import Tenure
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import Manifest
 from smsnapd.model import CHUNK_TARGET, Entry, Extent, Listing

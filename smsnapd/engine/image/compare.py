@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from smsnapd.engine.browse import contents_of
-from smsnapd.engine.placed import Placed, placed_tree
+from smsnapd.engine.lookback.browse import contents_of
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.placed import Placed, placed_tree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.model import Flag, Kind, join_path, path_text
 from smsnapd.volume.tree import Tree

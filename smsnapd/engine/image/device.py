@@ -15,7 +15,7 @@ from smsnapd.engine.image.runs import Run, runs_of
 from smsnapd.engine.image.writing import DIGEST, ImageJob, ImageResult, ImageWriteTask, image_jobs
 from smsnapd.engine.pool import Pool, default_workers
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.model import data_segments, path_text
 from smsnapd.store.base import StoreSettings

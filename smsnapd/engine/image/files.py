@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from smsnapd.engine.extras import directory_of
 from smsnapd.engine.image.device import write_image
 from smsnapd.engine.image.reader import ChunkSource, ImageReader
 from smsnapd.engine.image.runs import RunIndex, data_bytes_of, runs_of
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.restore.extras import directory_of
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import TargetError, UsageError, VolumeError
 from smsnapd.model import ChunkRef, Xattr
 from smsnapd.repository import Repository

@@ -15,20 +15,20 @@ from pathlib import Path
 from typing import Final
 
 from smsnapd import __version__
-from smsnapd.engine.chunktable import ChunkTable
-from smsnapd.engine.durable import Durable
+from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.durable import Durable
+from smsnapd.engine.chain.index import Parent, newest, next_name, reference
+from smsnapd.engine.chain.reuse import GRACE_S
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.image.before import Before, find_before
 from smsnapd.engine.image.catalog import add_pieces, check_fresh
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.index import Parent, newest, next_name, reference
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
-from smsnapd.engine.reuse import GRACE_S
-from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.image import Image

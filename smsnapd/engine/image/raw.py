@@ -14,7 +14,7 @@ from smsnapd.engine.image.reader import ChunkSource, ImageReader
 from smsnapd.engine.image.restore import DeviceRequest, image_of, restore_device
 from smsnapd.engine.image.runs import RunIndex, data_bytes_of, runs_of
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import TargetError
 from smsnapd.repository import Repository
 from smsnapd.store.base import StoreSettings

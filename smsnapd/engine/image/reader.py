@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from smsnapd.engine.image.runs import RunIndex
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.model import ChunkRef
 from smsnapd.repository.contents import ChunkOpener, Fetcher
 from smsnapd.store import open_store

@@ -15,8 +15,8 @@ from smsnapd.engine.image.device import WrittenImage, write_image
 from smsnapd.engine.image.files import mounted_image
 from smsnapd.engine.image.runs import data_bytes_of
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, restore_tree
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.restore.run import RestoreOutcome, RestoreRequest, restore_tree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import TargetError, UsageError
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import Issue

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smsnapd import __version__
-from smsnapd.engine.chunktable import ChunkTable
-from smsnapd.engine.durable import Durable
+from smsnapd.engine.backup.heldvolume import opened_state, state_away
+from smsnapd.engine.backup.request import BackupRequest
+from smsnapd.engine.backup.snapshot import UNSETTLED_NS, with_report
+from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.durable import Durable
+from smsnapd.engine.chain.index import Parent, cut_off, head_of, newest, next_name, reference
+from smsnapd.engine.chain.reuse import reusable
+from smsnapd.engine.chain.tenure import Tenure, taken_over
 from smsnapd.engine.environment.companion import Companion
-from smsnapd.engine.extras import left_out
-from smsnapd.engine.heldvolume import opened_state, state_away
 from smsnapd.engine.history import History
 from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
 from smsnapd.engine.image.catalog import add_pieces, check_fresh
@@ -23,14 +28,9 @@ from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.index import Parent, cut_off, head_of, newest, next_name, reference
 from smsnapd.engine.pool import default_workers
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.recording import Attachments, CatalogBuilder, chunk_rows
-from smsnapd.engine.request import BackupRequest
-from smsnapd.engine.reuse import reusable
-from smsnapd.engine.snapshot import UNSETTLED_NS, with_report
-from smsnapd.engine.tenure import Tenure, taken_over
+from smsnapd.engine.restore.extras import left_out
 from smsnapd.errors import VolumeError
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import Completeness, Consistency, Issue, Manifest, Source, Statistics

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Final
 
-from smsnapd.engine.chunktable import ChunkTable
-from smsnapd.engine.durable import Durable
+from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.durable import Durable
+from smsnapd.engine.chain.vigil import Vigil
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.storing import CellsJob, CellsResult, HeaderJob, ImageTask
 from smsnapd.engine.pool import Pool
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.vigil import Vigil
 from smsnapd.volume.block.cells import DIGEST, NO_DIGEST
 from smsnapd.volume.block.ext4 import Range
 from smsnapd.volume.block.masks import CELL, Masks

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from smsnapd.engine.sealing import ChunkPutter, Piece, SealingTask
+from smsnapd.engine.chain.sealing import ChunkPutter, Piece, SealingTask
 from smsnapd.model import BLOCK, CHUNK_TARGET, ChunkRef
 from smsnapd.store import open_store
 from smsnapd.store.base import Store

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple, NoReturn
 
-from smsnapd.engine.chunkwriter import ChunkWriter
+from smsnapd.engine.chain.chunkwriter import ChunkWriter
 from smsnapd.errors import DamageError
 from smsnapd.model import BLOCK, CHUNK_TARGET, Extent, Segment
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from smsnapd.engine.chunkwriter import ChunkWriter
+from smsnapd.engine.chain.chunkwriter import ChunkWriter
 from smsnapd.errors import DamageError
 from smsnapd.format.image import PIECE, UNIT, Image, piece_name
 from smsnapd.model import BLOCK, CHUNK_TARGET, Entry, Extent, Flag, Kind, Segment

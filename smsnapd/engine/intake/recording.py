@@ -7,8 +7,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from smsnapd.engine.chunkwriter import ChunkWriter
-from smsnapd.engine.recording import CatalogBuilder
+from smsnapd.engine.chain.catalog import CatalogBuilder
+from smsnapd.engine.chain.chunkwriter import ChunkWriter
 from smsnapd.format.manifest import Owner, Owners
 from smsnapd.model import CHUNK_TARGET, Entry, Extent, Kind, Listing, join_path
 from smsnapd.state import TreeCounts

@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Protocol
 
 from smsnapd import __version__
-from smsnapd.engine.chunkwriter import ChunkWriter
+from smsnapd.engine.chain.catalog import CatalogBuilder
+from smsnapd.engine.chain.chunkwriter import ChunkWriter
+from smsnapd.engine.chain.index import Parent, next_name, reference
+from smsnapd.engine.chain.reuse import GRACE_S, check_kept
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.index import Parent, next_name, reference
 from smsnapd.engine.intake.contents import Contents
 from smsnapd.engine.intake.image import ArrivingImage
 from smsnapd.engine.intake.recording import OwnerNames, Recorder
 from smsnapd.engine.intake.tree import ArrivingTree
 from smsnapd.engine.progress import Progress
-from smsnapd.engine.recording import CatalogBuilder
-from smsnapd.engine.reuse import GRACE_S, check_kept
-from smsnapd.engine.tenure import Tenure
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format import names
 from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics

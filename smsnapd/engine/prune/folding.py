@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from smsnapd import __version__
+from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder
 from smsnapd.engine.prune.moving import Moved
 from smsnapd.engine.prune.thinning import Fold
-from smsnapd.engine.recording import Attachments, CatalogBuilder
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.format.catalog import CatalogWriter
 from smsnapd.format.keys import WriteKey
 from smsnapd.format.manifest import Manifest, Owner, Owners, ParentRef, StoodFor

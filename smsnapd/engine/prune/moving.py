@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from smsnapd.engine.sparse import ChunkKey
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.chain.sparse import ChunkKey
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.model import BLOCK, ChunkRef, Entry, Extent, Listing
 
 LEAST_LIVE: Final = 0.8

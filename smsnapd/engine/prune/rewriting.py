@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from smsnapd.engine.chain.sparse import ChunkKey
+from smsnapd.engine.chain.storedchunk import put_chunk
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.prune.folding import Folder
 from smsnapd.engine.prune.moving import Live, Moved, Place, key_of
 from smsnapd.engine.prune.thinning import Fold
-from smsnapd.engine.sparse import ChunkKey
-from smsnapd.engine.storedchunk import put_chunk
-from smsnapd.engine.tree import SnapshotTree, chunk_names_keys
+from smsnapd.engine.trees.tree import SnapshotTree, chunk_names_keys
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format.keys import DataKey
 from smsnapd.format.names import ManifestName

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from smsnapd.engine.chain.remembered import newest_remembered
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.prune.detaching import put_attached
@@ -21,7 +22,6 @@ from smsnapd.engine.prune.references import HINT, References
 from smsnapd.engine.prune.report import Amount, PruneReport, PruneRequest, VolumePruned
 from smsnapd.engine.prune.sweep import Sweep
 from smsnapd.engine.prune.thin import Thinner, listed_strictly
-from smsnapd.engine.remembered import newest_remembered
 from smsnapd.engine.spool import Spool
 from smsnapd.errors import DamageError, DeniedError, LockedError, SmsnapError, StoreError, UsageError
 from smsnapd.format import names

@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
+from smsnapd.engine.chain.sparse import ChunkKey, remember_sparse
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress
 from smsnapd.engine.prune.folding import Folder, Known
@@ -18,7 +19,6 @@ from smsnapd.engine.prune.report import Amount, PruneRequest
 from smsnapd.engine.prune.rewriting import Rewriter
 from smsnapd.engine.prune.thinning import Fold, plan_folds, points_of
 from smsnapd.engine.retention import kept
-from smsnapd.engine.sparse import ChunkKey, remember_sparse
 from smsnapd.errors import DamageError, ObjectExistsError
 from smsnapd.format.names import ManifestName
 from smsnapd.repository import Repository

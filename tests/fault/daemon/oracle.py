@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.restore import RestoreRequest, run_restore
+from smsnapd.engine.restore.run import RestoreRequest, run_restore
 from smsnapd.errors import DamageError
 from smsnapd.format.manifest import Manifest
 from smsnapd.repository import Credentials, Repository

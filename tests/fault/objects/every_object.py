@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.check import CheckReport, CheckRequest, run_check
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.restore import RestoreOutcome, RestoreRequest, run_restore
+from smsnapd.engine.restore.run import RestoreOutcome, RestoreRequest, run_restore
 from smsnapd.errors import DamageError
 from smsnapd.format import names
 from smsnapd.format.keys import WriteKey, seal_write_key

@@ -187,7 +187,7 @@ def test_a_restore_that_was_cut_off_goes_on_with_the_same_recovery_point(new, ol
     volume = new("nb")
     volume.configure(at_start="latest")
     with monkeypatch.context() as patch:
-        patch.setattr("smsnapd.engine.restore._Restore._link_jobs", power_off)
+        patch.setattr("smsnapd.engine.restore.run._Restore._link_jobs", power_off)
         with pytest.raises(PowerOff):
             volume.start()
     assert volume.record.is_under_way and volume.record.snapshot

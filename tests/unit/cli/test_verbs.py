@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome, BackupRequest
+from smsnapd.engine.backup.request import EnvironmentRequest
+from smsnapd.engine.backup.run import BackupOutcome, BackupRequest
 from smsnapd.engine.check import CheckReport, CheckRequest, Finding
 from smsnapd.engine.history import History, SnapshotSummary
-from smsnapd.engine.request import EnvironmentRequest
-from smsnapd.engine.restore import RestoreOutcome, RestoreRequest
+from smsnapd.engine.restore.run import RestoreOutcome, RestoreRequest
 from smsnapd.format.manifest import Issue
 
 MISSED = (Issue(b"odd-\xff", "unreadable: Permission denied"),)

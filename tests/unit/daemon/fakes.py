@@ -18,7 +18,7 @@ from smsnapd.daemon.runs import Known
 from smsnapd.daemon.telling import Notice
 from smsnapd.daemon.watching import Watching
 from smsnapd.daemon.worker import Worker
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.check import CheckReport
 from smsnapd.engine.history import SnapshotSummary
 from smsnapd.engine.progress import Progress

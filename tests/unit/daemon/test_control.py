@@ -18,7 +18,7 @@ from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.asking import NotAllowedError, ask_backup, ask_status
 from smsnapd.daemon.control import SOCKET, Answers, ControlServer, Request
 from smsnapd.daemon.status import RepositoryStatus, Status
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.history import SnapshotSummary
 from smsnapd.errors import LockedError, SmsnapError
 from smsnapd.format.manifest import Issue

@@ -19,10 +19,10 @@ from smsnapd.daemon.plan import Plan
 from smsnapd.daemon.reporting import Reporter
 from smsnapd.daemon.runs import Runs
 from smsnapd.daemon.status import ContentsStatus
-from smsnapd.engine.backup import BackupOutcome
-from smsnapd.engine.looks import Hints
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupOutcome
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import LockedError, StoreError
 from smsnapd.format import names
 from smsnapd.format.keyslot import Argon2Cost, make_keyslot
@@ -125,12 +125,12 @@ def test_another_configuration_gives_it_back_too(rig: Rig) -> None:
 def test_it_is_renewed_while_nothing_is_due(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.runs.keep()
     assert not rig.stores  # nothing was opened yet, so there is nothing to keep
-    monkeypatch.setattr("smsnapd.engine.backup.Tenure", partial(Tenure, lease_s=LEASE_S / 1e9))
+    monkeypatch.setattr("smsnapd.engine.backup.run.Tenure", partial(Tenure, lease_s=LEASE_S / 1e9))
     rig.back_up()
     before = rig.lease
     rig.runs.keep()
     assert rig.lease.generation == before.generation and rig.lease.expires_us > before.expires_us
-    monkeypatch.setattr("smsnapd.engine.backup.Tenure", Tenure)
+    monkeypatch.setattr("smsnapd.engine.backup.run.Tenure", Tenure)
     rig.runs.close()
     rig.back_up()
     before, calls = rig.lease, len(rig.calls)
@@ -188,9 +188,9 @@ def test_one_that_is_taken_over_says_so_and_is_taken_anew_when_it_is_free(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("smsnapd"), "propagate", True)
-    monkeypatch.setattr("smsnapd.engine.backup.Tenure", partial(Tenure, lease_s=LEASE_S / 1e9))
+    monkeypatch.setattr("smsnapd.engine.backup.run.Tenure", partial(Tenure, lease_s=LEASE_S / 1e9))
     rig.back_up()
-    monkeypatch.setattr("smsnapd.engine.backup.Tenure", Tenure)
+    monkeypatch.setattr("smsnapd.engine.backup.run.Tenure", Tenure)
     rival = rig.taken_over()
     rig.runs.keep()
     assert "has taken the lease over" in caplog.text
@@ -219,7 +219,7 @@ def test_a_store_that_fails_meanwhile_is_asked_again_later(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(logging.getLogger("smsnapd"), "propagate", True)
-    monkeypatch.setattr("smsnapd.engine.backup.Tenure", partial(Tenure, lease_s=LEASE_S / 1e9))
+    monkeypatch.setattr("smsnapd.engine.backup.run.Tenure", partial(Tenure, lease_s=LEASE_S / 1e9))
     caplog.set_level("INFO", logger="smsnapd.daemon.runs")
     rig.back_up()
     rig.fault = Fault.LOST

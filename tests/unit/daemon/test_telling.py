@@ -25,7 +25,7 @@ from smsnapd.daemon.notify import Notifier
 from smsnapd.daemon.ping import Pinger
 from smsnapd.daemon.standing import Standing
 from smsnapd.daemon.telling import Notice, Outbox, Sparing, Telling
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.check import CheckReport, Finding
 from smsnapd.errors import ConfigError, StoreError
 from tests.unit.daemon.fakes import Logged, Stage, logged, make_plan

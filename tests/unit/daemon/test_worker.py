@@ -10,7 +10,7 @@ import pytest
 from smsnapd.daemon import memory, watching
 from smsnapd.daemon.agenda import Demand
 from smsnapd.daemon.runs import Known
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import SmsnapError, StoreError, VolumeError
 from smsnapd.volume.watch import Gap

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.engine.chain.catalog import CatalogBuilder
+from smsnapd.engine.chain.index import head_of
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History
 from smsnapd.engine.image.listing import image_listings
-from smsnapd.engine.index import head_of
-from smsnapd.engine.recording import CatalogBuilder
-from smsnapd.engine.tenure import Tenure
 from smsnapd.format import names
 from smsnapd.format.codec import Context, ObjectType, Sealer, chunk_hash
 from smsnapd.format.image import CELL, UNIT, Image

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History
-from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import DamageError, LockedError, StoreError
 from smsnapd.model import ChunkRef
 from smsnapd.repository.clock import StoreClock

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import VolumeError
 from smsnapd.volume import scan as scan_module

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from smsnapd.engine.changes import ChangeSet, DirectoryChange
-from smsnapd.engine.looks import look_everywhere
+from smsnapd.engine.backup.changes import ChangeSet, DirectoryChange
+from smsnapd.engine.backup.looks import look_everywhere
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, directory_key
 from smsnapd.state import Head, State
 from smsnapd.volume.tarball.read import HEADER, READ

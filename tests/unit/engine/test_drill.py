@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine import drill
-from smsnapd.engine.drill import DrillReport, DrillRequest, run_drill
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Progress, Silent
+from smsnapd.engine.restore import drill
+from smsnapd.engine.restore.drill import DrillReport, DrillRequest, run_drill
 from smsnapd.errors import TargetError
 from tests.property.protected import VOLUME, At, Protected, fill
 

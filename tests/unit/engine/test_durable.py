@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine import durable as module
-from smsnapd.engine.chunktable import ChunkTable
-from smsnapd.engine.durable import Durable
+from smsnapd.engine.chain import durable as module
+from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.durable import Durable
 from smsnapd.errors import StoreError
 from smsnapd.model import ChunkRef
 from smsnapd.state.journal import Journal

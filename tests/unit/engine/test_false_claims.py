@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine import snapshot
-from smsnapd.engine.backup import BackupOutcome, BackupRequest, run_backup
-from smsnapd.engine.looks import Hints
+from smsnapd.engine.backup import snapshot
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupOutcome, BackupRequest, run_backup
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import VolumeError
 from smsnapd.repository import Repository

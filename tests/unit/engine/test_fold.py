@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from smsnapd.engine.fold import checked, find_entry, fold, merge, select
+from smsnapd.engine.trees.fold import checked, find_entry, fold, merge, select
 from smsnapd.errors import DamageError
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, directory_key, join_path
 

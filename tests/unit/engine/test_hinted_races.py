@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.engine.backup.looks import Hints
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints
 from smsnapd.errors import StoreError
 from smsnapd.format.manifest import Manifest
 from smsnapd.volume.tarball.read import Packed, PackItem, PackReader

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import DamageError, UsageError

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.history import History
 from smsnapd.engine.image.restore import DeviceRequest, restore_device
 from smsnapd.engine.progress import Silent

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine.fold import without_lost_aliases
 from smsnapd.engine.image.cellmap import CellMap, fill
+from smsnapd.engine.trees.fold import without_lost_aliases
 from smsnapd.format.catalog import decode_segment, encode_segment
 from smsnapd.format.image import CELL, UNIT, Image, pieces_of
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, Segment

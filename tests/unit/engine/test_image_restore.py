@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.browse import list_entries, open_file
 from smsnapd.engine.history import History
 from smsnapd.engine.image.files import files_of
 from smsnapd.engine.image.restore import DeviceOutcome, DeviceRequest, restore_device
+from smsnapd.engine.lookback.browse import list_entries, open_file
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import DamageError, TargetError, UsageError, VolumeError
 from smsnapd.volume import fuse

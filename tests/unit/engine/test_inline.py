@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine import snapshot
+from smsnapd.engine.backup import snapshot
+from smsnapd.engine.backup.storing import StoreTask
 from smsnapd.engine.pool import Pool
-from smsnapd.engine.storing import StoreTask
 from tests.property.protected import Protected, comes_back
 
 MIB = 1024 * 1024

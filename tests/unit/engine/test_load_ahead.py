@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from smsnapd.engine.history import History
-from smsnapd.engine.versions import read_versions
+from smsnapd.engine.lookback.versions import read_versions
 from smsnapd.errors import DamageError
 from smsnapd.store.memory import open_memory
 from tests.fault.faulty import FaultyStore

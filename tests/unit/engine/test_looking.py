@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.browse import list_entries, open_file
 from smsnapd.engine.export import tar_order
 from smsnapd.engine.history import History
-from smsnapd.engine.live import LiveVolume
-from smsnapd.engine.placed import placed_tree
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.lookback.browse import list_entries, open_file
+from smsnapd.engine.lookback.live import LiveVolume
+from smsnapd.engine.trees.placed import placed_tree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import UsageError
 from smsnapd.model import Entry, Extent, Kind, Listing
 from smsnapd.store.memory import open_memory

@@ -2,7 +2,7 @@
 
 import pytest
 
-from smsnapd.engine.pattern import pattern
+from smsnapd.engine.lookback.pattern import pattern
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
 from smsnapd.engine.prune import Amount, PruneRequest, marking, run_prune
-from smsnapd.engine.tenure import Tenure
 from smsnapd.errors import (
     DamageError,
     DeniedError,

@@ -16,7 +16,7 @@ from smsnapd.engine.history import History
 from smsnapd.engine.prune import rewriting
 from smsnapd.engine.prune.moving import Live
 from smsnapd.engine.retention import Policy
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError
 from smsnapd.format import names
 from smsnapd.format.keys import parse_write_key

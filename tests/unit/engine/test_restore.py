@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine import worklist
-from smsnapd.engine.restore import RestoreOutcome
+from smsnapd.engine.restore import worklist
+from smsnapd.engine.restore.run import RestoreOutcome
 from smsnapd.errors import TargetError, UsageError
 from tests.property.observed import differences, observe
 from tests.property.protected import Protected

@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from smsnapd.engine import scanning
-from smsnapd.engine.changes import ChangeSet, DirectoryChange
-from smsnapd.engine.looks import Look, look_everywhere
-from smsnapd.engine.scanning import StampedScan, stretches
+from smsnapd.engine.backup import scanning
+from smsnapd.engine.backup.changes import ChangeSet, DirectoryChange
+from smsnapd.engine.backup.looks import Look, look_everywhere
+from smsnapd.engine.backup.scanning import StampedScan, stretches
 from smsnapd.model import Entry, Extent, Flag, Kind, Listing, path_bytes
 from smsnapd.state import Head, Stamped, State
 from smsnapd.volume.scan import Excludes, ScanReport, scan

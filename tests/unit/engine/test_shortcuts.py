@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine import shortcuts
-from smsnapd.engine.backup import BackupRequest, run_backup
+from smsnapd.engine.backup.run import BackupRequest, run_backup
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
+from smsnapd.engine.prune import shortcuts
 from smsnapd.engine.retention import Policy
-from smsnapd.engine.tenure import Tenure
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.format.names import ManifestName
 from tests.fault.faulty import FaultyStore
 from tests.property.protected import VOLUME

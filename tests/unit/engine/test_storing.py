@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from smsnapd.engine.storing import PackJob, RangeJob, StoreResult, StoreTask, StoreWorker
+from smsnapd.engine.backup.storing import PackJob, RangeJob, StoreResult, StoreTask, StoreWorker
 from smsnapd.errors import DamageError, StoreError
 from smsnapd.format import names
 from smsnapd.format.codec import stored_hash

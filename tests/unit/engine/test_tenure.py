@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from smsnapd.engine import shortcuts
-from smsnapd.engine.backup import BackupOutcome, BackupRequest, begun_here, run_backup
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.run import BackupOutcome, BackupRequest, begun_here, run_backup
+from smsnapd.engine.chain.tenure import DATA_KEY_S, Tenure
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.tenure import DATA_KEY_S, Tenure
+from smsnapd.engine.prune import shortcuts
 from smsnapd.errors import LockedError, StoreError, VolumeError
 from smsnapd.repository import Repository
 from smsnapd.repository.clock import StoreClock

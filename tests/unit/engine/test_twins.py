@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from smsnapd.engine.twins import SMALLEST, Twins
+from smsnapd.engine.backup.twins import SMALLEST, Twins
 from smsnapd.model import CHUNK_TARGET, Entry, Extent, Kind, Segment
 from tests.property.protected import Protected, comes_back
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from smsnapd.engine.chain.vigil import Vigil
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.vigil import Vigil
 from smsnapd.errors import LockedError, StoreError
 from smsnapd.repository.lease import Lease
 from smsnapd.store.activity import uploading
@@ -134,7 +134,7 @@ def test_a_put_may_take_longer_than_the_lease(
             renewed.set()
 
     monkeypatch.setattr(Lease, "renew", renew)
-    monkeypatch.setattr("smsnapd.engine.vigil.EVERY_S", 0.01)
+    monkeypatch.setattr("smsnapd.engine.chain.vigil.EVERY_S", 0.01)
     store = Slow(renewed, beats.beaten, moves=moves)
     with protected.repository() as repository:
         for info in repository.store.list(""):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from smsnapd.engine.width import Width
+from smsnapd.engine.chain.width import Width
 from smsnapd.errors import StoreError
 
 

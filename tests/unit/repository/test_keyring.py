@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.browse import open_file
 from smsnapd.engine.history import History
-from smsnapd.engine.tree import SnapshotTree
+from smsnapd.engine.lookback.browse import open_file
+from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError, KeptError, SmsnapError, UsageError, WrongKeyError
 from smsnapd.format import names
 from smsnapd.format.keys import Identity, WriteKey, data_key_info, parse_write_key, write_key_info

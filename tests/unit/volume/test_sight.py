@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smsnapd.engine.changes import same_stat
+from smsnapd.engine.backup.changes import same_stat
 from smsnapd.model import Entry, Flag, Kind
 from smsnapd.volume import sight
 from smsnapd.volume.scan import Excludes, Scanner, ScanReport, entry_of

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from smsnapd import recover
+from smsnapd.engine.backup.request import EnvironmentRequest
 from smsnapd.engine.environment import companion, surveyor
 from smsnapd.engine.environment.keeping import newest_report
 from smsnapd.engine.environment.report import Report
 from smsnapd.engine.export import export_tar
 from smsnapd.engine.history import History
 from smsnapd.engine.progress import Silent
-from smsnapd.engine.request import EnvironmentRequest
 from smsnapd.errors import UsageError, WrongKeyError
 from tests.property.protected import VOLUME, Protected, comes_back
 from tests.property.pruned import Pruned
@@ -158,7 +158,7 @@ def test_no_process_outlives_a_run_that_fails(volume: Protected, monkeypatch: py
 
     monkeypatch.setattr(companion, "Surveyor", Noted)
     monkeypatch.setattr(surveyor, "_START", "import time; time.sleep(600)")
-    monkeypatch.setattr("smsnapd.engine.backup.SnapshotWriter", None)
+    monkeypatch.setattr("smsnapd.engine.backup.run.SnapshotWriter", None)
     with pytest.raises(TypeError):
         volume.backup(environment=WANTED)
     (only,) = started

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from smsnapd.engine.backup import BackupOutcome
+from smsnapd.engine.backup.looks import Hints
+from smsnapd.engine.backup.request import EnvironmentRequest
+from smsnapd.engine.backup.run import BackupOutcome
 from smsnapd.engine.environment import leaving
 from smsnapd.engine.environment.keeping import newest_report
 from smsnapd.engine.history import History
-from smsnapd.engine.looks import Hints
-from smsnapd.engine.request import EnvironmentRequest
 from tests.property.protected import VOLUME, Protected, comes_back
 
 LEAVING = EnvironmentRequest(60.0, leave_out=True)

@@ -1,0 +1,1 @@
+"""Backing up files: what has changed is found, stored on every core, recorded and committed."""

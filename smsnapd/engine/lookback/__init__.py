@@ -1,0 +1,1 @@
+"""Looking back: what recovery points hold, how they differ, and what was lost."""
