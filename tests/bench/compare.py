@@ -10,7 +10,7 @@ The parts:
            the restore. After that the daemon on the same repository: one byte by an event, nothing changed, a
            file's close to its recovery point, memory at rest; and how long commands take to start
   tiny     300,000 files of under 4 KiB
-  s3       a tenth of the volume to one SeaweedFS, beside `aws s3 sync`
+  s3       a twentieth of the volume to one SeaweedFS, beside `aws s3 sync`
   ceiling  noise to a server that discards it, beside boto3; over TLS, and without
   million  1,000,000 files, and a tenth of them (see tests.bench.million)
 
@@ -40,7 +40,7 @@ from tests.servers import ServerMissingError
 TINY_FILES = 300_000
 MANY_FILES = 1_000_000
 NOISE_MIB = 3072
-S3_SHARE = 0.1
+S3_SHARE = 0.05
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """An S3 server that discards what it gets, as quickly as the kernel can: what is left is the client's cost.
 
-    python -m tests.bench.discard DIR            # prints its endpoint; serves until it is killed
+    python -m tests.bench.discard DIR            # prints its endpoint; serves while its input is open
     python -m tests.bench.discard DIR cert.pem   # the same over TLS, with a key and a certificate in one file
 
 Objects of up to 256 KiB are kept in DIR, so that `smsnap init` and `smsnap backup` find again what they
@@ -21,6 +21,7 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from email.utils import formatdate
 from pathlib import Path
@@ -268,7 +269,7 @@ def discarding_server(tls: Path | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
         command = [sys.executable, "-m", "tests.bench.discard", directory, *([str(tls)] if tls else [])]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, start_new_session=True
+            command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, start_new_session=True
         ) as process:
             try:
                 assert process.stdout is not None
@@ -281,4 +282,6 @@ if __name__ == "__main__":
     with Server(*map(Path, sys.argv[1:])) as server:
         scheme = "http" if server.tls is None else "https"
         print(f"{scheme}://127.0.0.1:{server.server_address[1]}", flush=True)
+        # Whoever started it may be killed: then nobody ends it.
+        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
         server.serve_forever()
