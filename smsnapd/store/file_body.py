@@ -17,14 +17,11 @@ def write_all(descriptor: int, data: memoryview, pacer: Pacer | None) -> None:
     """Write `data` (of bytes) to the file, which must be new; at the pace if there is one. Raises `OSError`.
 
     Paced bytes are sent to the disk, or to the server that it is, as they come: else they would wait in
-    memory, and all go out at once when the file is closed. Many bytes are sent when they are written: a
-    barrier at the end would wait for all of them.
+    memory, and all go out at once when the file is closed.
     """
     if pacer is None:
         for start in range(0, len(data), _AT_ONCE):
             _write(descriptor, data[start : start + _AT_ONCE])
-        if len(data) >= _AT_ONCE:
-            start_writing_back(descriptor, 0, len(data))
         return
     position = 0
     for piece in pacer.pieces(data):
