@@ -15,7 +15,8 @@ The parts:
   million  1,000,000 files, and a tenth of them (see tests.bench.million)
 
 Programs that are not there are left out and named. Everything is told in Markdown: the goals, judged by the
-numbers, the tables, versions and the machine. As root every restore goes to a file system of its own, new
+numbers, the tables, versions and the machine. Time ends when what was written is on the disk, by `sync -f`
+where a program does not see to it itself. As root every restore goes to a file system of its own, new
 (deleting before makes the creates that follow slower). The page cache is warm; with less memory than the
 volume and a repository need (10 GiB), the disk is measured. What --json names is read first and written at
 the end of each part: parts may be measured apart, and --part none only reports.

@@ -70,9 +70,10 @@ def _step(peer: Peer, step: str, environment: dict[str, str], place: Path) -> Ta
     try:
         if step == "restore":
             with fresh_target(place) as target:
-                return measure(peer.restore, {**environment, "T": str(target)}, place)
+                return measure(f'{peer.restore} && sync -f "$T"', {**environment, "T": str(target)}, place)
         command = peer.full if step == "full" else peer.again
-        return measure(command, environment, place) if command and peer is not COPY else None
+        durable = f'{command} && sync -f "$P"'
+        return measure(durable, environment, place) if command and peer is not COPY else None
     except CommandFailedError as error:
         print(f"left out: {error}", file=sys.stderr)
         return None

@@ -30,7 +30,7 @@ _TOMBSTONE: Final = int(Kind.TOMBSTONE)
 _UNSETTLED: Final = int(Flag.UNSETTLED)
 _CHANGED: Final = int(Flag.CHANGED)
 _DIRECTORY: Final = int(Kind.DIRECTORY)
-_ODD: Final = int(Flag.ALIAS | Flag.UNSETTLED | Flag.CHANGED)
+_ALIAS: Final = int(Flag.ALIAS)
 _NOT_SURE: Final = int(Flag.UNSETTLED | Flag.CHANGED)
 
 
@@ -99,9 +99,12 @@ class Assembler:
                 issue
                 or entry is None
                 or entry.ctime_ns >= settled_before_ns
-                or entry.flags & _ODD
+                or entry.flags & _NOT_SURE
                 or entry.kind != scanned.kind
-                or (entry.kind != _DIRECTORY and not entry.links == scanned.links == 1)
+                or (entry.flags & _ALIAS and self._leaders)
+                or not (
+                    entry.links == scanned.links == 1 or entry.kind == _DIRECTORY or _leads(entry, scanned)
+                )
             ):
                 entry = self._outcome(directory, scanned, outcome, before.get(scanned.name))
                 if entry is None:

@@ -73,7 +73,7 @@ class FreshTree:
         self.changed += len(entries)
         self.files_to_read += len(sizes)
         self.bytes_to_read += sum(sizes)
-        if any(entry.links > 1 and entry.kind != _DIRECTORY for entry in entries):
+        if [entry for entry in entries if entry.links > 1 and entry.kind != _DIRECTORY]:
             entries = [self._named(directory, entry) if has_names(entry) else entry for entry in entries]
         return [DirectoryChange(directory, [Change(entry, None) for entry in entries], [])]
 
