@@ -139,7 +139,10 @@ def _value(value: float, unit: str) -> str:
 
 def _circumstances(found: Findings) -> Iterator[str]:
     machine = ", ".join(f"{name} {text}" for name, text in found.machine.items())
-    yield f"Measured on: {machine}; warm page cache, everything in turn in one run, each until what it wrote is on the disk (`sync -f`)."
+    yield (
+        f"Measured on: {machine}; warm page cache, everything in turn in one run, each until what it wrote "
+        "is on the disk (`sync -f`)."
+    )
     yield f"Versions: {', '.join(f'{name} {number}' for name, number in found.programs.items())}."
     if found.absent:
         yield f"Left out, as they are not installed: {', '.join(found.absent)}."
