@@ -44,7 +44,9 @@ def dumps_core(forbid: bool) -> bool:
         resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
         if forbid:
             forbid_core_dumps()
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell's background jobs ignore it
         os.kill(os.getpid(), signal.SIGQUIT)
+        os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     return os.WCOREDUMP(status)
