@@ -50,7 +50,8 @@ def played(configured, monkeypatch: pytest.MonkeyPatch):
             asked.append(arguments[-2])
             return outcome
 
-        monkeypatch.setattr(f"smsnapd.engine.{verb}.run_{verb}", run)
+        module = f"{verb}.run" if verb in ("backup", "restore") else verb
+        monkeypatch.setattr(f"smsnapd.engine.{module}.run_{verb}", run)
         return asked
 
     return play
