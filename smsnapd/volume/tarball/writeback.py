@@ -10,7 +10,7 @@ from typing import Final
 from smsnapd.errors import VolumeError
 from smsnapd.volume.mounts import syncfs
 
-INTERVAL_S: Final = 0.5
+INTERVAL_S: Final = 3.0
 """Seconds between the end of one writing back and the start of the next."""
 
 
