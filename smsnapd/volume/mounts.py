@@ -76,6 +76,11 @@ def bytes_in_use(path: bytes) -> int | None:
     mount = find_mount(path)
     if mount.root != b"/" or mount.mount_point != os.path.realpath(path):
         return None
+    return used_bytes(path)
+
+
+def used_bytes(path: bytes) -> int:
+    """The bytes in use on the file system that carries `path`. Raises `OSError`."""
     room = os.statvfs(path)
     return (room.f_blocks - room.f_bfree) * room.f_frsize
 

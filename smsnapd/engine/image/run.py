@@ -42,7 +42,7 @@ from smsnapd.store.base import StoreSettings
 from smsnapd.volume.block.device import Device, device_of
 from smsnapd.volume.block.ext4 import read_geometry
 from smsnapd.volume.frozen import check_may_freeze
-from smsnapd.volume.mounts import Mount, find_mount
+from smsnapd.volume.mounts import Mount, find_mount, used_bytes
 from smsnapd.volume.scan import Excludes, entry_of
 from smsnapd.volume.tree import Tree
 
@@ -108,8 +108,7 @@ def bytes_in_use(request: BackupRequest) -> int:
     with Device(device_of(mount)) as device:
         if read_geometry(device) is None:
             return device.size
-    room = os.statvfs(mount.mount_point)
-    return (room.f_blocks - room.f_bfree) * room.f_frsize
+    return used_bytes(mount.mount_point)
 
 
 @contextmanager
