@@ -77,7 +77,8 @@ def test_a_copy_costs_its_headers(on_disk: Protected, workers: int) -> None:
         (filler / f"other{number}").write_bytes(chance.randbytes(300_000))
     shutil.copytree(first, on_disk.root / "c")
     outcome = on_disk.backup(full=True, workers=workers)
-    assert outcome.new_bytes < 1.02 * 360 * 300_000
+    # What hides the lengths of chunks adds 1.3 to 2.3 percent, by chance; the 60 copies would be 17.
+    assert outcome.new_bytes < 1.05 * 360 * 300_000
     comes_back(on_disk)
     assert on_disk.check().findings == ()
 
