@@ -14,7 +14,10 @@ import pytest
 from smsnapd.engine.intake.run import ImportRequest, run_import
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import LockedError, SmsnapError
+from smsnapd.format import names
+from smsnapd.format.garbage import GarbageList
 from smsnapd.repository import Repository
+from smsnapd.repository.garbage import new_garbage_name, put_garbage
 from smsnapd.repository.lease import Lease
 from smsnapd.store import StoreSettings, open_store
 from smsnapd.store.base import Store
@@ -36,6 +39,16 @@ def archive() -> bytes:
     return data.getvalue()
 
 
+def archive_of_root() -> bytes:
+    """One that says all there is to say of its tree: another import of it makes the same catalog."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as made:
+        info = tarfile.TarInfo(".")
+        info.type = tarfile.DIRTYPE
+        made.addfile(info)
+    return data.getvalue()
+
+
 ARCHIVE = archive()
 FAULTS = [Fault.CRASH_AFTER, *([Fault.LOST, Fault.CRASH] if os.environ.get("SMSNAP_LONG") else [])]
 
@@ -46,9 +59,9 @@ def target(place: Path) -> Protected:
     return Protected(place / "none", place / "state", settings, made.recovery_key, made.write_key_text)
 
 
-def imported(there: Protected, store: Store | None = None) -> str:
+def imported(there: Protected, store: Store | None = None, data: bytes = ARCHIVE) -> str:
     with there.repository(store, write_key=True) as repository:
-        arrivals = TarReader(Peekable(FileSource(io.BytesIO(ARCHIVE), "read")), "read")
+        arrivals = TarReader(Peekable(FileSource(io.BytesIO(data), "read")), "read")
         request = ImportRequest(VOLUME, "made", there.state_dir, 0, 0)
         return run_import(repository, request, arrivals, Silent()).snapshot.id
 
@@ -89,3 +102,21 @@ def test_another_writer_is_not_disturbed(place: Path) -> None:
             imported(there)
         lease.release()
     imported(there)
+
+
+def test_a_segment_that_is_listed_as_garbage_and_cannot_be_halved_goes_with_the_manifest(place: Path) -> None:
+    there = target(place)
+    imported(there, data=archive_of_root())
+    store = open_store(there.settings)
+    with there.repository(write_key=True) as repository:
+        (segment,) = [info.name for info in store.list(names.catalogs_prefix(VOLUME))]
+        listed = new_garbage_name(VOLUME, store.now())
+        put_garbage(
+            repository, GarbageList(repository.id, listed, 1, None, "x", (segment,)), repository.write_key
+        )
+    # As after a prune of what referred to it, in the middle of its sweep.
+    for name in (segment, *(info.name for info in store.list(names.manifests_prefix(VOLUME)))):
+        store.delete(name)
+    imported(there, data=archive_of_root())
+    assert there.check().findings == ()
+    there.restore(place / "restored")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import socket
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Final, Literal
 
-from smsnapd import __version__
 from smsnapd.engine.backup.assembly import Assembler, Recorded
 from smsnapd.engine.backup.changes import ChangeSet, DirectoryChange
 from smsnapd.engine.backup.fresh import FreshTree
@@ -17,10 +14,11 @@ from smsnapd.engine.backup.recording import whole_tree, with_settled
 from smsnapd.engine.backup.request import BackupRequest
 from smsnapd.engine.backup.storage import Storage
 from smsnapd.engine.backup.storing import StoreTask
-from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
-from smsnapd.engine.chain.index import Parent, head_of, next_name, reference
-from smsnapd.engine.chain.reuse import check_kept, reusable
+from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
+from smsnapd.engine.chain.index import Parent, head_of, next_name
+from smsnapd.engine.chain.reuse import known_chunks
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.environment.keeping import put_report
@@ -30,12 +28,11 @@ from smsnapd.engine.progress import Progress
 from smsnapd.errors import VolumeError
 from smsnapd.format.keys import DataKey
 from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics
-from smsnapd.format.names import ManifestName, SnapshotKind
+from smsnapd.format.names import SnapshotKind
 from smsnapd.model import ChunkRef, Entry, Listing, path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded as Committed
-from smsnapd.repository.manifests import commit_manifest
-from smsnapd.state import State, StateUpdate, TreeCounts
+from smsnapd.state import State, StateUpdate
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.mounts import bytes_in_use, find_mount
 from smsnapd.volume.scan import ScanReport
@@ -122,7 +119,13 @@ class SnapshotWriter:
         else:
             # Nobody has counted yet; of a whole file system it is known about how much there is.
             self._progress.phase("store", bytes=bytes_in_use(self._scanned.root))
-        table = self._known_chunks(tenure)
+        table = known_chunks(
+            self._repository,
+            self._request.volume,
+            tenure,
+            self._state.chunks(),
+            self._state.journal.read(),
+        )
         inline = (
             changes.is_counted
             and changes.changed <= INLINE_ENTRIES
@@ -144,17 +147,33 @@ class SnapshotWriter:
                 return Written(None, 0, 0, 0, incomplete)
             kind: SnapshotKind = "full" if full else "incremental"
             name = next_name(self._request.volume, head, lease, self._scanned.started_ns, kind)
-            attachments = Attachments(name.object_name())
+            tables = tables_of(name, catalog, table, table.attached)
             new_bytes = storage.stored_bytes + catalog.stored_bytes
-            manifest = self._manifest(
-                name, head, assembler, incomplete, catalog, table, attachments, new_bytes, update.counts
+            manifest = new_manifest(
+                self._repository,
+                name,
+                head,
+                self._clock_ns(),
+                tables,
+                source=Source(path_text(self._scanned.root), self._scanned.filesystem),
+                consistency="read-only" if self._request.consistency == "read-only" else "live",
+                completeness=self._completeness(incomplete, assembler.vanished),
+                statistics=Statistics(
+                    *update.counts,
+                    stored_bytes=new_bytes,
+                    changed=assembler.stored,
+                    deleted=assembler.deleted,
+                ),
+                owners=catalog.owners(),
             )
             manifest = with_report(manifest, self._repository, tenure, self._companion)
             self._progress.phase("commit")
-            self._look_again(tenure, table, catalog.rows, manifest)
             self._check_held()
-            committed = commit_manifest(self._repository, lease, manifest, attachments.data())
-            self._update_index(update, committed, table, set(catalog.rows))
+            fresh = table.fresh(tables.by_number)
+            committed = commit(
+                self._repository, tenure, manifest, tables.attached, fresh.values(), self._request.grace_s
+            )
+            self._update_index(update, committed, fresh)
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
@@ -201,28 +220,6 @@ class SnapshotWriter:
             progress=self._progress,
         )
 
-    def _known_chunks(self, tenure: Tenure) -> ChunkTable:
-        """The chunks that need not be stored again: those there are whose data keys' objects exist."""
-        committed, journal = self._state.chunks(), self._state.journal.read()
-        data_keys = tenure.existing_data_keys({ref.key_id for ref in chain(committed.values(), journal)})
-        return ChunkTable(committed, self._usable(journal, data_keys), data_keys)
-
-    def _usable(self, journal: list[ChunkRef], data_keys: Collection[bytes]) -> list[ChunkRef]:
-        """Chunks that a run before made durable without committing, if they and their keys are there.
-
-        None that is on a garbage list.
-        """
-        refs = [ref for ref in journal if ref.key_id in data_keys]
-        return reusable(self._repository, self._request.volume, refs)
-
-    def _look_again(self, tenure: Tenure, table: ChunkTable, rows: Iterable[int], manifest: Manifest) -> None:
-        """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
-        lasted_s = tenure.lasted_s
-        if lasted_s > self._request.grace_s / 2:
-            fresh = [table[number] for number in rows if number >= table.first_new]
-            volume = self._request.volume
-            check_kept(self._repository, volume, fresh, manifest.catalog, lasted_s=lasted_s)
-
     def _record(
         self,
         assembler: Assembler,
@@ -256,50 +253,14 @@ class SnapshotWriter:
             return whole_tree(self._state.listings(), recorded)
         return ((directory.after, directory) for directory in recorded)
 
-    def _manifest(
-        self,
-        name: ManifestName,
-        head: Parent | None,
-        assembler: Assembler,
-        incomplete: list[Issue],
-        catalog: CatalogBuilder,
-        table: ChunkTable,
-        attachments: Attachments,
-        new_bytes: int,
-        tree: TreeCounts,
-    ) -> Manifest:
-        # The order matters: chunks and then segments are attached, as the tables list them.
-        chunks = chunk_rows(catalog, table, attachments)
-        segments = tuple(attachments.add(ref, sealed) for ref, sealed in catalog.segments)
-        report = self._scanned.report
-        return Manifest(
-            repository_id=self._repository.id,
-            name=name,
-            finished_us=self._clock_ns() // 1000,
-            parent=reference(head),
-            program=f"smsnapd {__version__}",
-            host=socket.gethostname(),
-            source=Source(path_text(self._scanned.root), self._scanned.filesystem),
-            consistency="read-only" if self._request.consistency == "read-only" else "live",
-            completeness=Completeness(
-                method=self._scanned.method,
-                complete=not incomplete,
-                incomplete=tuple(incomplete),
-                vanished=(*report.vanished, *assembler.vanished),
-                skipped=self._skipped(),
-            ),
-            statistics=Statistics(
-                entries=tree.entries,
-                files=tree.files,
-                bytes=tree.bytes,
-                stored_bytes=new_bytes,
-                changed=assembler.stored,
-                deleted=assembler.deleted,
-            ),
-            owners=catalog.owners(),
-            chunks=chunks,
-            catalog=segments,
-            roster=self._repository.rosters[-1].ref,
+    def _completeness(self, incomplete: list[Issue], vanished: Iterable[bytes]) -> Completeness:
+        """`vanished` is what was gone when it was to be stored."""
+        return Completeness(
+            method=self._scanned.method,
+            complete=not incomplete,
+            incomplete=tuple(incomplete),
+            vanished=(*self._scanned.report.vanished, *vanished),
+            skipped=self._skipped(),
         )
 
     def _skipped(self) -> tuple[Issue, ...]:
@@ -307,11 +268,9 @@ class SnapshotWriter:
         left_out = ((environment.path, LEFT_OUT) for environment in self._companion.leaving.held)
         return tuple(Issue(path, why) for path, why in (*self._scanned.report.skipped, *left_out))
 
-    def _update_index(
-        self, update: StateUpdate, committed: Committed, table: ChunkTable, named: set[int]
-    ) -> None:
-        """`named` are the chunks that the catalog names; what else was stored may be pruned at any time."""
-        update.put_chunks({number: table[number] for number in named if number >= table.first_new})
+    def _update_index(self, update: StateUpdate, committed: Committed, fresh: dict[int, ChunkRef]) -> None:
+        """Of `fresh` chunks it gets those that the catalog names: what else was stored may be pruned."""
+        update.put_chunks(fresh)
         where = self._scanned.root, self._scanned.filesystem
         head = head_of(committed, *where, self._state.rewrites)
         bare = False if committed.name.kind == "full" else None

@@ -7,7 +7,6 @@ import pwd
 from collections.abc import Callable, Container, Iterable, Iterator
 from functools import cached_property
 
-from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
 from smsnapd.format.catalog import CatalogWriter, halve_segment
@@ -148,12 +147,3 @@ class Attachments:
     def data(self) -> bytes:
         """All of them, joined."""
         return bytes(self._data)
-
-
-def chunk_rows(catalog: CatalogBuilder, table: ChunkTable, attachments: Attachments) -> tuple[ChunkRef, ...]:
-    """The manifest's chunk table; attached chunks get their places, in `table` too."""
-    for number in catalog.rows:
-        sealed = table.attached.get(number, b"")
-        if sealed:
-            table.replace(number, attachments.add(table[number], sealed))
-    return tuple(table[number] for number in catalog.rows)

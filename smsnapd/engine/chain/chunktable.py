@@ -60,9 +60,9 @@ class ChunkTable:
             if number is not None:
                 self._refs[number] = ref
 
-    def replace(self, number: int, ref: ChunkRef) -> None:
-        """Give a chunk another place: attached to a manifest, or an object of its own."""
-        self._refs[number] = ref
+    def fresh(self, by_number: dict[int, ChunkRef]) -> dict[int, ChunkRef]:
+        """Those of a manifest's chunks that the index does not have: no manifest before refers to them."""
+        return {number: ref for number, ref in by_number.items() if number >= self.first_new}
 
     def __getitem__(self, number: int) -> ChunkRef:
         """The chunk with a number."""

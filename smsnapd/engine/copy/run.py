@@ -13,8 +13,9 @@ from pathlib import Path
 
 from smsnapd.engine.backup.snapshot import ATTACH_BYTES
 from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder
+from smsnapd.engine.chain.committing import commit
 from smsnapd.engine.chain.index import reference
-from smsnapd.engine.chain.reuse import GRACE_S, check_kept, reusable
+from smsnapd.engine.chain.reuse import GRACE_S, reusable
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.copy.carrying import Carrier, Reader, Source, journaled, pairs_of
 from smsnapd.engine.copy.plan import CopyPlan, Step, plan_copy
@@ -28,7 +29,7 @@ from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef
 from smsnapd.repository import Repository
 from smsnapd.repository.contents import Fetcher
-from smsnapd.repository.manifests import Recorded, commit_manifest
+from smsnapd.repository.manifests import Recorded
 from smsnapd.state.journal import Journal
 
 
@@ -178,7 +179,7 @@ class _Copy:
         for step in steps:
             recorded = self._history.record(step.name)
             self._check_follows(step, before, recorded)
-            self._head = self._commit(self._whole(recorded) if step.whole else self._same(recorded), recorded)
+            self._head = self._commit(self._whole(recorded) if step.whole else self._same(recorded))
             before = recorded
             self._progress.advance(files=1)
         self._journal.clear()
@@ -304,14 +305,10 @@ class _Copy:
             copied_from=CopiedFrom(self._source.id, recorded.hash),
         )
 
-    def _commit(self, made: tuple[Manifest, Attachments], recorded: Recorded) -> Recorded:
+    def _commit(self, made: tuple[Manifest, Attachments]) -> Recorded:
         manifest, attachments = made
-        lasted_s = self._tenure.lasted_s
-        if lasted_s > self._request.grace_s / 2:
-            check_kept(
-                self._target, self._request.target, self._carrier.fresh, manifest.catalog, lasted_s=lasted_s
-            )
-        return commit_manifest(self._target, self._tenure.lease, manifest, attachments.data())
+        fresh, grace_s = self._carrier.fresh, self._request.grace_s
+        return commit(self._target, self._tenure, manifest, attachments.data(), fresh, grace_s)
 
 
 def _journal_path(source: Repository, target: Repository, request: CopyRequest) -> Path:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
 from smsnapd.engine.chain.catalog import CatalogBuilder
-from smsnapd.engine.chain.chunktable import ChunkTable
-from smsnapd.engine.chain.reuse import check_kept
-from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.format.image import Image
-from smsnapd.format.manifest import Manifest
 from smsnapd.model import CHUNK_TARGET, Entry, Extent, Listing
-from smsnapd.repository import Repository
 from smsnapd.volume.tarball.header import header
 
 SEGMENT_PIECES: Final = 65_536
@@ -29,31 +24,6 @@ def add_pieces(
     for entries in _batches(storage, image, root, time_ns):
         catalog.add(Listing(b"", _with_headers(storage, entries)))
         catalog.finish()
-
-
-class _Graced(Protocol):
-    """What is asked for: of which volume, and how long garbage stays on a list."""
-
-    @property
-    def volume(self) -> str: ...
-
-    @property
-    def grace_s(self) -> float: ...
-
-
-def check_fresh(
-    tenure: Tenure,
-    repository: Repository,
-    asked: _Graced,
-    table: ChunkTable,
-    catalog: CatalogBuilder,
-    manifest: Manifest,
-) -> None:
-    """After half the grace period, see that nothing was taken for garbage that is to be referred to."""
-    lasted_s = tenure.lasted_s
-    if lasted_s > asked.grace_s / 2:
-        fresh = [table[number] for number in catalog.rows if number >= table.first_new]
-        check_kept(repository, asked.volume, fresh, manifest.catalog, lasted_s=lasted_s)
 
 
 def _batches(storage: ImageStorage, image: Image, root: Entry, time_ns: int) -> Iterator[list[Entry]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from smsnapd import __version__
-from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.committing import Tables, commit, new_manifest, tables_of
 from smsnapd.engine.chain.durable import Durable
-from smsnapd.engine.chain.index import Parent, newest, next_name, reference
-from smsnapd.engine.chain.reuse import GRACE_S
+from smsnapd.engine.chain.index import Parent, newest, next_name
+from smsnapd.engine.chain.reuse import GRACE_S, known_chunks
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History, SnapshotSummary, summarise
-from smsnapd.engine.image.before import Before, find_before
-from smsnapd.engine.image.catalog import add_pieces, check_fresh
+from smsnapd.engine.image.before import find_before
+from smsnapd.engine.image.catalog import add_pieces
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.image.storing import ImageTask
@@ -33,9 +32,9 @@ from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import Completeness, Manifest, Source, Statistics
+from smsnapd.format.names import ManifestName
 from smsnapd.model import BLOCK, Entry, Kind
 from smsnapd.repository import Repository
-from smsnapd.repository.manifests import Recorded, commit_manifest
 from smsnapd.state import Journal
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume import e2fsprogs
@@ -120,7 +119,9 @@ class _Intake:
         history = History.load(repository, request.volume)
         self._tenure.listed(history)
         head = newest(repository, history)
-        table = self._table(find_before(repository, history, ""))
+        before = find_before(repository, history, "")
+        # The chunks of the newest image need not be stored again.
+        table = known_chunks(repository, request.volume, self._tenure, before.chunks if before else {}, [])
         catalog = CatalogBuilder(repository, request.volume, 0)
         look = self._eyes.look(0, Log.BY_ITS_STATE)
         with self._storage(table) as storage:
@@ -131,18 +132,13 @@ class _Intake:
             add_pieces(catalog, storage, image, root, self._started_ns)
             storage.finish()
             self._progress.phase("commit")
-            manifest = self._manifest(head, catalog, table, image, storage)
-            check_fresh(self._tenure, self._repository, request, table, catalog, manifest)
-            return summarise(self._commit(manifest))
-
-    def _commit(self, manifest: Manifest) -> Recorded:
-        return commit_manifest(self._repository, self._tenure.lease, manifest, b"")
-
-    def _table(self, before: Before | None) -> ChunkTable:
-        """The chunks of the newest image need not be stored again."""
-        committed = before.chunks if before else {}
-        data_keys = self._tenure.existing_data_keys({ref.key_id for ref in committed.values()})
-        return ChunkTable(committed, [], data_keys)
+            name = next_name(request.volume, head, self._tenure.lease, self._started_ns, "full")
+            tables = tables_of(name, catalog, table)
+            manifest = self._manifest(name, head, catalog, tables, image, storage)
+            fresh = table.fresh(tables.by_number).values()
+            return summarise(
+                commit(repository, self._tenure, manifest, tables.attached, fresh, request.grace_s)
+            )
 
     def _storage(self, table: ChunkTable) -> ImageStorage:
         request, repository = self._request, self._repository
@@ -166,22 +162,21 @@ class _Intake:
 
     def _manifest(
         self,
+        name: ManifestName,
         head: Parent | None,
         catalog: CatalogBuilder,
-        table: ChunkTable,
+        tables: Tables,
         image: Image,
         storage: ImageStorage,
     ) -> Manifest:
-        name = next_name(self._request.volume, head, self._tenure.lease, self._started_ns, "full")
         geometry = self._eyes.geometry
         files, size = self._contents()
-        return Manifest(
-            repository_id=self._repository.id,
-            name=name,
-            finished_us=self._clock_ns() // 1000,
-            parent=reference(head),
-            program=f"smsnapd {__version__}",
-            host=socket.gethostname(),
+        return new_manifest(
+            self._repository,
+            name,
+            head,
+            self._clock_ns(),
+            tables,
             source=Source(self._request.source, image.uuid),
             consistency="live" if geometry is not None and geometry.needs_recovery else "read-only",
             completeness=Completeness("scan", True),
@@ -194,9 +189,6 @@ class _Intake:
                 deleted=0,
             ),
             owners=catalog.owners(),
-            chunks=chunk_rows(catalog, table, Attachments(name.object_name())),
-            catalog=tuple(ref for ref, _ in catalog.segments),
-            roster=self._repository.rosters[-1].ref,
             image=image,
         )
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from smsnapd import __version__
 from smsnapd.engine.backup.heldvolume import opened_state, state_away
 from smsnapd.engine.backup.request import BackupRequest
 from smsnapd.engine.backup.snapshot import UNSETTLED_NS, with_report
-from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder, chunk_rows
+from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
+from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
 from smsnapd.engine.chain.durable import Durable
-from smsnapd.engine.chain.index import Parent, cut_off, head_of, newest, next_name, reference
-from smsnapd.engine.chain.reuse import reusable
+from smsnapd.engine.chain.index import Parent, cut_off, head_of, newest, next_name
+from smsnapd.engine.chain.reuse import known_chunks
 from smsnapd.engine.chain.tenure import Tenure, taken_over
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.history import History
-from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
-from smsnapd.engine.image.catalog import add_pieces, check_fresh
+from smsnapd.engine.image.before import DigestFile, Remembered, find_before
+from smsnapd.engine.image.catalog import add_pieces
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
@@ -33,17 +32,17 @@ from smsnapd.engine.progress import Progress
 from smsnapd.engine.restore.extras import left_out
 from smsnapd.errors import VolumeError
 from smsnapd.format.image import Image
-from smsnapd.format.manifest import Completeness, Consistency, Issue, Manifest, Source, Statistics
+from smsnapd.format.manifest import Completeness, Consistency, Issue, Source, Statistics
 from smsnapd.model import path_text
 from smsnapd.repository import Repository
-from smsnapd.repository.manifests import Recorded, commit_manifest
-from smsnapd.state import State, StateUpdate
+from smsnapd.repository.manifests import Recorded
+from smsnapd.state import State
 from smsnapd.store.base import StoreSettings
 from smsnapd.volume.block.device import Device, device_of
 from smsnapd.volume.block.ext4 import read_geometry
 from smsnapd.volume.frozen import check_may_freeze
 from smsnapd.volume.mounts import Mount, find_mount, used_bytes
-from smsnapd.volume.scan import Excludes, entry_of
+from smsnapd.volume.scan import Excludes, ScanReport, entry_of
 from smsnapd.volume.tree import Tree
 
 
@@ -180,7 +179,13 @@ class _ImageRun:
         with ExitStack() as stack:
             cells = CellMap(self._device.size, self._directory)
             stack.callback(cells.close)
-            table = self._table(before)
+            table = known_chunks(
+                self._repository,
+                self._request.volume,
+                self._tenure,
+                before.chunks if before else {},
+                self._state.journal.read(),
+            )
             if before is not None:
                 known = digests if before.snapshot == remembered.snapshot else None
                 before.take_over(cells, known, table.data_keys)
@@ -200,15 +205,6 @@ class _ImageRun:
         if moment.held_s:
             self._note(f"the volume was held for {moment.held_s:.2f} seconds")
         return Taken(recorded, storage.stored_cells, recorded.manifest.statistics.stored_bytes, moment.held_s)
-
-    def _table(self, before: Before | None) -> ChunkTable:
-        """The chunks that need not be stored again."""
-        committed, journal = before.chunks if before else {}, self._state.journal.read()
-        wanted = {ref.key_id for ref in (*committed.values(), *journal)}
-        data_keys = self._tenure.existing_data_keys(wanted)
-        usable = [ref for ref in journal if ref.key_id in data_keys]
-        kept = reusable(self._repository, self._request.volume, usable)
-        return ChunkTable(committed, kept, data_keys)
 
     def _storage(self, table: ChunkTable, cells: CellMap, digest_key: bytes) -> ImageStorage:
         task = ImageTask(
@@ -264,59 +260,45 @@ class _ImageRun:
             for listing in names.listings(moment.time_ns - UNSETTLED_NS):
                 update.put(listing)
             self._progress.phase("commit")
-            manifest = self._manifest(head, catalog, table, names, image, moment, storage, update)
+            name = next_name(self._request.volume, head, self._tenure.lease, moment.time_ns, "full")
+            tables = tables_of(name, catalog, table)
+            manifest = new_manifest(
+                self._repository,
+                name,
+                head,
+                self._clock_ns(),
+                tables,
+                source=Source(path_text(self._tree.root), self._mount.filesystem_uuid),
+                consistency=_consistency(self._request.consistency),
+                completeness=_completeness(names.report),
+                statistics=Statistics(
+                    *update.counts,
+                    stored_bytes=storage.stored_bytes + catalog.stored_bytes,
+                    changed=storage.stored_cells,
+                    deleted=0,
+                ),
+                owners=catalog.owners(),
+                image=image,
+            )
             manifest = with_report(manifest, self._repository, self._tenure, self._companion)
-            check_fresh(self._tenure, self._repository, self._request, table, catalog, manifest)
-            recorded = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
+            fresh = table.fresh(tables.by_number).values()
+            recorded = commit(
+                self._repository, self._tenure, manifest, tables.attached, fresh, self._request.grace_s
+            )
             where = self._tree.root, self._mount.filesystem_uuid
             update.commit(head_of(recorded, *where, self._rewrites), bare=True)
         return recorded
 
-    def _manifest(
-        self,
-        head: Parent | None,
-        catalog: CatalogBuilder,
-        table: ChunkTable,
-        names: Names,
-        image: Image,
-        moment: Moment,
-        storage: ImageStorage,
-        update: StateUpdate,
-    ) -> Manifest:
-        name = next_name(self._request.volume, head, self._tenure.lease, moment.time_ns, "full")
-        nothing = Attachments(name.object_name())
-        counts, report = update.counts, names.report
-        # They are in the image; but what becomes of what is below them no delta can tell.
-        unreadable = tuple(sorted(Issue(path, f"unreadable: {why}") for path, why in report.unreadable))
-        return Manifest(
-            repository_id=self._repository.id,
-            name=name,
-            finished_us=self._clock_ns() // 1000,
-            parent=reference(head),
-            program=f"smsnapd {__version__}",
-            host=socket.gethostname(),
-            source=Source(path_text(self._tree.root), self._mount.filesystem_uuid),
-            consistency=_consistency(self._request.consistency),
-            completeness=Completeness(
-                method="scan",
-                complete=not unreadable,
-                incomplete=unreadable,
-                skipped=tuple(Issue(path, why) for path, why in report.skipped),
-            ),
-            statistics=Statistics(
-                entries=counts.entries,
-                files=counts.files,
-                bytes=counts.bytes,
-                stored_bytes=storage.stored_bytes + catalog.stored_bytes,
-                changed=storage.stored_cells,
-                deleted=0,
-            ),
-            owners=catalog.owners(),
-            chunks=chunk_rows(catalog, table, nothing),
-            catalog=tuple(ref for ref, _ in catalog.segments),
-            roster=self._repository.rosters[-1].ref,
-            image=image,
-        )
+
+def _completeness(report: ScanReport) -> Completeness:
+    # They are in the image; but what becomes of what is below them no delta can tell.
+    unreadable = tuple(sorted(Issue(path, f"unreadable: {why}") for path, why in report.unreadable))
+    return Completeness(
+        method="scan",
+        complete=not unreadable,
+        incomplete=unreadable,
+        skipped=tuple(Issue(path, why) for path, why in report.skipped),
+    )
 
 
 def _consistency(asked: str) -> Consistency:

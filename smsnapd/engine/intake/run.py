@@ -7,7 +7,6 @@ nothing refers to, and no recovery point.
 from __future__ import annotations
 
 import dataclasses
-import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -16,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from smsnapd import __version__
 from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunkwriter import ChunkWriter
-from smsnapd.engine.chain.index import Parent, next_name, reference
-from smsnapd.engine.chain.reuse import GRACE_S, check_kept
+from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
+from smsnapd.engine.chain.index import newest, next_name
+from smsnapd.engine.chain.reuse import GRACE_S
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.intake.contents import Contents
@@ -31,11 +30,9 @@ from smsnapd.engine.progress import Progress
 from smsnapd.engine.trees.tree import SnapshotTree
 from smsnapd.errors import DamageError, SmsnapError
 from smsnapd.format import names
-from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics
-from smsnapd.format.manifest_object import manifest_hash
+from smsnapd.format.manifest import Completeness, Consistency, Issue, Manifest, Source, Statistics
 from smsnapd.model import ChunkRef, Entry, Flag, Kind
 from smsnapd.repository import Repository
-from smsnapd.repository.manifests import commit_manifest
 from smsnapd.volume.archive.members import Member
 from smsnapd.volume.archive.paths import inside
 
@@ -128,7 +125,7 @@ class _Import:
         self._started_ns = clock_ns()
         history = History.load(repository, request.volume)
         tenure.listed(history)
-        self._head = _head(repository, history)
+        self._head = newest(repository, history)
         known = _reusable(repository, history, tenure)
         self._chunks = ChunkWriter(repository, request.volume, tenure.data_key(), known, request.level)
         self._chunks.before_each = tenure.keep  # the lease must not end while much is stored
@@ -241,27 +238,30 @@ class _Import:
     def _commit(
         self, catalog: CatalogBuilder, recorder: Recorder, arrived: ArrivingImage | None
     ) -> ImportOutcome:
-        left_out = self._all_left_out()
-        manifest = self._manifest(catalog, recorder, left_out)
+        request, counts, left_out = self._request, recorder.counts, self._all_left_out()
+        name = next_name(request.volume, self._head, self._tenure.lease, self._started_ns, "full")
+        tables = tables_of(name, catalog, self._chunks)
+        manifest = new_manifest(
+            self._repository,
+            name,
+            self._head,
+            self._clock_ns(),
+            tables,
+            source=Source(request.source, ""),
+            consistency="live",
+            completeness=Completeness("scan", not left_out, left_out),
+            statistics=Statistics(
+                *counts,
+                stored_bytes=self._chunks.stored_bytes + catalog.stored_bytes,
+                changed=counts.entries,
+                deleted=0,
+            ),
+            owners=self._owners.owners(),
+        )
         if arrived is not None:
-            manifest = dataclasses.replace(
-                manifest,
-                image=arrived.image,
-                consistency="read-only" if arrived.is_clean else "live",
-                # Of the tree in it nothing is known: it was not looked at.
-                statistics=dataclasses.replace(
-                    manifest.statistics, entries=0, files=0, bytes=arrived.data_bytes
-                ),
-            )
-        if self._tenure.lasted_s > self._request.grace_s / 2:
-            check_kept(
-                self._repository,
-                self._request.volume,
-                self._chunks.fresh,
-                manifest.catalog,
-                lasted_s=self._tenure.lasted_s,
-            )
-        committed = commit_manifest(self._repository, self._tenure.lease, manifest, b"")
+            manifest = _of_image(manifest, arrived)
+        fresh, grace_s = self._chunks.fresh, request.grace_s
+        committed = commit(self._repository, self._tenure, manifest, tables.attached, fresh, grace_s)
         return ImportOutcome(summarise(committed), left_out)
 
     def _all_left_out(self) -> tuple[Issue, ...]:
@@ -272,42 +272,16 @@ class _Import:
             )
         return tuple(sorted(first.values()))
 
-    def _manifest(self, catalog: CatalogBuilder, recorder: Recorder, left_out: tuple[Issue, ...]) -> Manifest:
-        head, counts = self._head, recorder.counts
-        segments: tuple[ChunkRef, ...] = tuple(ref for ref, _ in catalog.segments)
-        return Manifest(
-            repository_id=self._repository.id,
-            name=next_name(self._request.volume, head, self._tenure.lease, self._started_ns, "full"),
-            finished_us=self._clock_ns() // 1000,
-            parent=reference(head),
-            program=f"smsnapd {__version__}",
-            host=socket.gethostname(),
-            source=Source(self._request.source, ""),
-            consistency="live",
-            completeness=Completeness("scan", not left_out, left_out),
-            statistics=Statistics(
-                entries=counts.entries,
-                files=counts.files,
-                bytes=counts.bytes,
-                stored_bytes=self._chunks.stored_bytes + catalog.stored_bytes,
-                changed=counts.entries,
-                deleted=0,
-            ),
-            owners=self._owners.owners(),
-            chunks=tuple(self._chunks[number] for number in catalog.rows),
-            catalog=segments,
-            roster=self._repository.rosters[-1].ref,
-        )
+
+def _of_image(manifest: Manifest, arrived: ArrivingImage) -> Manifest:
+    """What it says if what arrived was a device. Of the tree in it nothing is known: it was not looked at."""
+    counted = dataclasses.replace(manifest.statistics, entries=0, files=0, bytes=arrived.data_bytes)
+    consistency: Consistency = "read-only" if arrived.is_clean else "live"
+    return dataclasses.replace(manifest, image=arrived.image, consistency=consistency, statistics=counted)
 
 
 def _is_target(target: bytes) -> bool:
     return 0 < len(target) <= _TARGET_MAX and b"\0" not in target
-
-
-def _head(repository: Repository, history: History) -> Parent | None:
-    """The newest commit. A full behind it needs nothing of it but its hash."""
-    name = history.head_name
-    return Parent(name, manifest_hash(repository.store.get(name.object_name()))) if name else None
 
 
 def _reusable(repository: Repository, history: History, tenure: Tenure) -> list[ChunkRef]:

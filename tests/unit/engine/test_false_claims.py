@@ -16,6 +16,7 @@ from smsnapd.engine.backup.looks import Hints
 from smsnapd.engine.backup.run import BackupOutcome, BackupRequest, run_backup
 from smsnapd.engine.progress import Silent
 from smsnapd.errors import VolumeError
+from smsnapd.format.manifest import Manifest
 from smsnapd.repository import Repository
 from smsnapd.store import open_store
 from smsnapd.store.base import StoreSettings
@@ -89,13 +90,13 @@ def test_what_became_writable_is_not_said_to_have_been_held(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (place.volume / "d/file").write_text("second")
-    real = snapshot.SnapshotWriter._look_again
+    real = snapshot.with_report
 
-    def meanwhile(*arguments: Any) -> None:
-        real(*arguments)
+    def meanwhile(*arguments: Any) -> Manifest:
         subprocess.run(["mount", "-o", "remount,rw", place.volume], check=True)
+        return real(*arguments)
 
-    monkeypatch.setattr(snapshot.SnapshotWriter, "_look_again", meanwhile)
+    monkeypatch.setattr(snapshot, "with_report", meanwhile)
     with pytest.raises(VolumeError, match="became writable"):
         place.back_up(consistency="read-only")
     monkeypatch.undo()
