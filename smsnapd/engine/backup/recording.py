@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from smsnapd.engine.backup.assembly import Recorded
 from smsnapd.model import Entry, Listing, directory_key
+from smsnapd.state import State, StateUpdate
 
 
 def whole_tree(
@@ -27,7 +28,9 @@ def whole_tree(
         new = next(changed, None)
 
 
-def with_settled(listing: list[Entry], settled: list[Entry]) -> list[Entry]:
-    """A listing with some of its entries replaced by their settled forms."""
-    by_name = {entry.name: entry for entry in settled}
-    return [by_name.get(entry.name, entry) for entry in listing]
+def put_settled(state: State, update: StateUpdate, settled: Mapping[bytes, list[Entry]]) -> None:
+    """Tell the index of entries, by directory, that turned out to be as it has them and are settled now."""
+    for directory, entries in settled.items():
+        before = state.listing(directory)
+        by_name = {entry.name: entry for entry in entries}
+        update.put(Listing(directory, [by_name.get(entry.name, entry) for entry in before]), before)

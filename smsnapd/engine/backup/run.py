@@ -17,7 +17,7 @@ from smsnapd.engine.backup.fresh import FreshTree
 from smsnapd.engine.backup.heldvolume import opened_state
 from smsnapd.engine.backup.looks import HintedLooks, Hints, Look, look_everywhere, stat_entry
 from smsnapd.engine.backup.recheck import Rechecker
-from smsnapd.engine.backup.recording import with_settled
+from smsnapd.engine.backup.recording import put_settled
 from smsnapd.engine.backup.request import BackupRequest
 from smsnapd.engine.backup.scanning import StampedScan
 from smsnapd.engine.backup.snapshot import UNSETTLED_NS, Scanned, SnapshotWriter, by_path
@@ -472,9 +472,7 @@ class _Run:
         if head is None or (self._state.is_scanned and not self._changes.settled):
             return
         with self._state.update(anew=False) as update:
-            for directory, settled in self._changes.settled.items():
-                before = self._state.listing(directory)
-                update.put(Listing(directory, with_settled(before, settled)), before)
+            put_settled(self._state, update, self._changes.settled)
             update.commit(head, left_out=self._companion.leaving.saved())
 
     def _outcome(

@@ -10,14 +10,14 @@ from typing import Final, Literal
 from smsnapd.engine.backup.assembly import Assembler, Recorded
 from smsnapd.engine.backup.changes import ChangeSet, DirectoryChange
 from smsnapd.engine.backup.fresh import FreshTree
-from smsnapd.engine.backup.recording import whole_tree, with_settled
+from smsnapd.engine.backup.recording import put_settled, whole_tree
 from smsnapd.engine.backup.request import BackupRequest
 from smsnapd.engine.backup.storage import Storage
 from smsnapd.engine.backup.storing import StoreTask
 from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
-from smsnapd.engine.chain.index import Parent, head_of, next_name
+from smsnapd.engine.chain.index import Parent, move_on, next_name
 from smsnapd.engine.chain.reuse import known_chunks
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.environment.companion import Companion
@@ -29,7 +29,7 @@ from smsnapd.errors import VolumeError
 from smsnapd.format.keys import DataKey
 from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics
 from smsnapd.format.names import SnapshotKind
-from smsnapd.model import ChunkRef, Entry, Listing, path_text
+from smsnapd.model import Entry, Listing, path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.state import State, StateUpdate
@@ -173,7 +173,15 @@ class SnapshotWriter:
             committed = commit(
                 self._repository, tenure, manifest, tables.attached, fresh.values(), self._request.grace_s
             )
-            self._update_index(update, committed, fresh)
+            move_on(
+                update,
+                committed,
+                self._scanned.root,
+                self._scanned.filesystem,
+                self._state.rewrites,
+                chunks=fresh,
+                left_out=self._companion.leaving.saved(),
+            )
         self._state.journal.clear()
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
@@ -237,9 +245,7 @@ class SnapshotWriter:
                 catalog.add(whole)
             elif recorded is not None:
                 catalog.add(recorded.listing)
-        for directory, entries in settled.items():
-            before = self._state.listing(directory)
-            update.put(Listing(directory, with_settled(before, entries)), before)
+        put_settled(self._state, update, settled)
 
     def _directories(
         self, assembler: Assembler, storage: Storage, settled: dict[bytes, list[Entry]], full: bool
@@ -267,14 +273,6 @@ class SnapshotWriter:
         """What the volume has and the snapshot has not, on purpose."""
         left_out = ((environment.path, LEFT_OUT) for environment in self._companion.leaving.held)
         return tuple(Issue(path, why) for path, why in (*self._scanned.report.skipped, *left_out))
-
-    def _update_index(self, update: StateUpdate, committed: Committed, fresh: dict[int, ChunkRef]) -> None:
-        """Of `fresh` chunks it gets those that the catalog names: what else was stored may be pruned."""
-        update.put_chunks(fresh)
-        where = self._scanned.root, self._scanned.filesystem
-        head = head_of(committed, *where, self._state.rewrites)
-        bare = False if committed.name.kind == "full" else None
-        update.commit(head, bare=bare, left_out=self._companion.leaving.saved())
 
 
 def with_report(manifest: Manifest, repository: Repository, tenure: Tenure, companion: Companion) -> Manifest:

@@ -14,11 +14,11 @@ from smsnapd.errors import SmsnapError
 from smsnapd.format.manifest import Issue, ParentRef
 from smsnapd.format.manifest_object import manifest_hash
 from smsnapd.format.names import ManifestName, SnapshotKind
-from smsnapd.model import Listing
+from smsnapd.model import ChunkRef, Listing
 from smsnapd.repository import Repository
 from smsnapd.repository.lease import Lease
 from smsnapd.repository.manifests import Recorded
-from smsnapd.state import Head, State
+from smsnapd.state import Head, State, StateUpdate
 
 
 class LostTreeError(SmsnapError):
@@ -34,8 +34,30 @@ class Parent(NamedTuple):
     filesystem: str = ""
 
 
-def head_of(recorded: Recorded, root: bytes, filesystem: str, rewrites: int) -> Head:
-    """What the index remembers of a commit; `rewrites` is the history's, as of when the index was made."""
+def move_on(
+    update: StateUpdate,
+    committed: Recorded,
+    root: bytes,
+    filesystem: str,
+    rewrites: int,
+    *,
+    chunks: dict[int, ChunkRef] | None = None,
+    left_out: bytes = b"",
+) -> None:
+    """The index, to which `update` has put what changed, goes to what was committed from here, last of all.
+
+    `chunks` are those that the commit's catalog was the first to name: what else was stored may be pruned at
+    any time. `rewrites` is the history's, as of when the index was made; `left_out` as `StateUpdate.commit`.
+    """
+    update.put_chunks(chunks or {})
+    is_full = committed.name.kind == "full"
+    # An incremental leaves this as it was: it follows an image, or a full whose entries have extents.
+    bare = committed.manifest.image is not None if is_full else None
+    update.commit(_head_of(committed, root, filesystem, rewrites), bare=bare, left_out=left_out)
+
+
+def _head_of(recorded: Recorded, root: bytes, filesystem: str, rewrites: int) -> Head:
+    """What the index remembers of a commit."""
     return Head(recorded.name.snapshot, recorded.name.sequence, recorded.hash, root, filesystem, rewrites)
 
 
@@ -79,7 +101,7 @@ def bring_up(
             state.forget()
         return None
     recorded = history.record(name)
-    expected = head_of(recorded, root, filesystem, history.rewrites)
+    expected = _head_of(recorded, root, filesystem, history.rewrites)
     if state.head != expected:
         _make_anew(repository, history, state, recorded, expected)
     return parent_of(recorded)

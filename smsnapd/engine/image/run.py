@@ -15,7 +15,7 @@ from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
 from smsnapd.engine.chain.durable import Durable
-from smsnapd.engine.chain.index import Parent, cut_off, head_of, newest, next_name
+from smsnapd.engine.chain.index import Parent, cut_off, move_on, newest, next_name
 from smsnapd.engine.chain.reuse import known_chunks
 from smsnapd.engine.chain.tenure import Tenure, taken_over
 from smsnapd.engine.environment.companion import Companion
@@ -285,8 +285,7 @@ class _ImageRun:
             recorded = commit(
                 self._repository, self._tenure, manifest, tables.attached, fresh, self._request.grace_s
             )
-            where = self._tree.root, self._mount.filesystem_uuid
-            update.commit(head_of(recorded, *where, self._rewrites), bare=True)
+            move_on(update, recorded, self._tree.root, self._mount.filesystem_uuid, self._rewrites)
         return recorded
 
 

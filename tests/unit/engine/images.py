@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
 import shutil
@@ -15,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from smsnapd.engine.chain.catalog import CatalogBuilder
-from smsnapd.engine.chain.index import head_of
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.history import History
-from smsnapd.engine.image.listing import image_listings
 from smsnapd.format import names
 from smsnapd.format.codec import Context, ObjectType, Sealer, chunk_hash
 from smsnapd.format.image import CELL, UNIT, Image
@@ -26,8 +23,6 @@ from smsnapd.format.manifest import Completeness, Consistency, Manifest, ParentR
 from smsnapd.format.names import ManifestName
 from smsnapd.model import ChunkRef, Entry, Extent, Flag, Kind, Listing, Segment
 from smsnapd.repository.manifests import Recorded, commit_manifest
-from smsnapd.state import State
-from smsnapd.volume.mounts import find_mount
 from tests.property.protected import VOLUME, Protected
 
 CHUNK = 1024 * 1024
@@ -94,12 +89,8 @@ def take_image(
     filesystem: str = "ext4",
     consistency: Consistency = "read-only",
     piece: int = PIECE,
-    base: Path | None = None,
 ) -> str:
-    """Commit what `device` holds as a block full: zero units left out, cells packed into small chunks.
-
-    With `base`, the mounted volume, the local index is that of its tree, so that incrementals can follow.
-    """
+    """Commit what `device` holds as a block full: zero units left out, cells packed into small chunks."""
     with protected.repository(write_key=True) as repository:
         tenure = Tenure(repository, VOLUME)
         tenure.begin()
@@ -116,8 +107,6 @@ def take_image(
         ]
         writer.flush()
         recorded = writer.commit(image, entries, consistency, head, history)
-        if base is not None:
-            _index(protected, recorded, base)
         tenure.release()
         return recorded.name.snapshot
 
@@ -195,15 +184,3 @@ class _Writer:
             catalog=tuple(ref for ref, _ in catalog.segments), image=image,
         )  # fmt: skip
         return commit_manifest(self._repository, self._tenure.lease, manifest, b"")
-
-
-def _index(protected: Protected, recorded: Recorded, base: Path) -> None:
-    """The local index as a block backup leaves it: the tree, without extents."""
-    protected.state_dir.mkdir(mode=0o700, exist_ok=True)
-    with protected.repository(write_key=True) as repository:
-        state = State.open(protected.state_dir, repository.id.hex(), VOLUME)
-    with contextlib.closing(state), state.update(anew=True) as update:
-        for listing in image_listings(bytes(base)):
-            update.put(listing)
-        filesystem = find_mount(bytes(base)).filesystem_uuid
-        update.commit(head_of(recorded, bytes(base), filesystem))
