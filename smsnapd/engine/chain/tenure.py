@@ -7,7 +7,8 @@ its generation is this writer's still (architecture, invariant 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 import msgspec
@@ -184,3 +185,19 @@ class Tenure:
         made, self._data_key = self._data_key, None
         if made is not None:
             made.key.wipe()
+
+
+@contextmanager
+def held(repository: Repository, volume: str) -> Iterator[tuple[Tenure, History]]:
+    """A tenure for one run, begun and in the end released, and the history as it was listed under it.
+
+    LockedError, saying who has the lease, if that is another writer.
+    """
+    tenure = Tenure(repository, volume)
+    try:
+        tenure.begin()
+        history = History.load(repository, volume)
+        tenure.listed(history)
+        yield tenure, history
+    finally:
+        tenure.release()

@@ -16,7 +16,7 @@ from smsnapd.engine.chain.catalog import Attachments, CatalogBuilder
 from smsnapd.engine.chain.committing import commit
 from smsnapd.engine.chain.index import reference
 from smsnapd.engine.chain.reuse import GRACE_S, reusable
-from smsnapd.engine.chain.tenure import Tenure
+from smsnapd.engine.chain.tenure import Tenure, held
 from smsnapd.engine.copy.carrying import Carrier, Reader, Source, journaled, pairs_of
 from smsnapd.engine.copy.plan import CopyPlan, Step, plan_copy
 from smsnapd.engine.history import History, check_link
@@ -73,13 +73,8 @@ def run_copy(source: Repository, target: Repository, request: CopyRequest, progr
     if request.dry_run:
         plan = _plan(source, history, History.load(target, request.target), request)
         return _outcome(plan, tuple(step.name.snapshot for step in plan.steps), 0, 0)
-    tenure = Tenure(target, request.target)
-    try:
-        tenure.begin()
-        with ExitStack() as stack:
-            return _Copy(source, target, request, progress, history, tenure, stack).go()
-    finally:
-        tenure.release()
+    with held(target, request.target) as (tenure, there), ExitStack() as stack:
+        return _Copy(source, target, request, progress, history, there, tenure, stack).go()
 
 
 def _plan(source: Repository, history: History, there: History, request: CopyRequest) -> CopyPlan:
@@ -113,6 +108,7 @@ class _Copy:
         request: CopyRequest,
         progress: Progress,
         history: History,
+        there: History,
         tenure: Tenure,
         stack: ExitStack,
     ) -> None:
@@ -122,8 +118,6 @@ class _Copy:
         self._progress = progress
         self._history = history
         self._tenure = tenure
-        there = History.load(target, request.target)
-        tenure.listed(there)
         self._plan = _plan(source, history, there, request)
         self._head = there.record(there.head_name) if there.head_name is not None else None
         self._reader = Reader(source, request.volume)

@@ -19,7 +19,7 @@ from smsnapd.engine.chain.committing import Tables, commit, new_manifest, tables
 from smsnapd.engine.chain.durable import Durable
 from smsnapd.engine.chain.index import Parent, newest, next_name
 from smsnapd.engine.chain.reuse import GRACE_S, known_chunks
-from smsnapd.engine.chain.tenure import Tenure
+from smsnapd.engine.chain.tenure import Tenure, held
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.image.before import find_before
 from smsnapd.engine.image.catalog import add_pieces
@@ -79,13 +79,8 @@ def import_image(
     if not size or size % BLOCK:
         why = f"it has {size:,} bytes, which is no multiple of {BLOCK}"
         raise DamageError(f"import {request.source}", why, "was the image cut off?")
-    tenure = Tenure(repository, request.volume)
-    try:
-        tenure.begin()
-        with ExitStack() as stack:
-            return _Intake(repository, settings, request, progress, tenure, clock_ns, stack).go()
-    finally:
-        tenure.release()
+    with held(repository, request.volume) as (tenure, history), ExitStack() as stack:
+        return _Intake(repository, settings, request, progress, tenure, clock_ns, stack).go(history)
 
 
 class _Intake:
@@ -113,11 +108,9 @@ class _Intake:
         self._cells = CellMap(self._device.size, self._directory)
         stack.callback(self._cells.close)
 
-    def go(self) -> SnapshotSummary:
-        """Store what is allocated, and commit."""
+    def go(self, history: History) -> SnapshotSummary:
+        """Store what is allocated, and commit behind the head."""
         repository, request = self._repository, self._request
-        history = History.load(repository, request.volume)
-        self._tenure.listed(history)
         head = newest(repository, history)
         before = find_before(repository, history, "")
         # The chunks of the newest image need not be stored again.

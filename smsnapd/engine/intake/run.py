@@ -20,7 +20,7 @@ from smsnapd.engine.chain.chunkwriter import ChunkWriter
 from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
 from smsnapd.engine.chain.index import newest, next_name
 from smsnapd.engine.chain.reuse import GRACE_S
-from smsnapd.engine.chain.tenure import Tenure
+from smsnapd.engine.chain.tenure import Tenure, held
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.intake.contents import Contents
 from smsnapd.engine.intake.image import ArrivingImage
@@ -95,16 +95,12 @@ def run_import(
     LockedError if another writer has the volume's lease. If anything raises, there is no snapshot.
     """
     names.check_volume_name(request.volume)
-    tenure = Tenure(repository, request.volume)
     try:
-        tenure.begin()
-        with ExitStack() as stack:
-            return _Import(repository, request, progress, tenure, clock_ns, stack).go(arrivals)
+        with held(repository, request.volume) as (tenure, history), ExitStack() as stack:
+            return _Import(repository, request, progress, tenure, history, clock_ns, stack).go(arrivals)
     except sqlite3.OperationalError as error:
         what = f"keep the list of what is imported in {request.state_dir}"
         raise SmsnapError(what, str(error), "make room there, or set [state] dir to another place") from error
-    finally:
-        tenure.release()
 
 
 class _Import:
@@ -114,6 +110,7 @@ class _Import:
         request: ImportRequest,
         progress: Progress,
         tenure: Tenure,
+        history: History,
         clock_ns: Callable[[], int],
         stack: ExitStack,
     ) -> None:
@@ -123,8 +120,6 @@ class _Import:
         self._tenure = tenure
         self._clock_ns = clock_ns
         self._started_ns = clock_ns()
-        history = History.load(repository, request.volume)
-        tenure.listed(history)
         self._head = newest(repository, history)
         known = _reusable(repository, history, tenure)
         self._chunks = ChunkWriter(repository, request.volume, tenure.data_key(), known, request.level)
