@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 from smsnapd.engine.backup.assembly import Assembler, Recorded
-from smsnapd.engine.backup.changes import ChangeSet, DirectoryChange
-from smsnapd.engine.backup.fresh import FreshTree
+from smsnapd.engine.backup.changes import DirectoryChange
+from smsnapd.engine.backup.finding import Scanned, by_path
 from smsnapd.engine.backup.recording import put_settled, whole_tree
 from smsnapd.engine.backup.request import BackupRequest
 from smsnapd.engine.backup.storage import Storage
@@ -23,8 +23,7 @@ from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.environment.keeping import put_report
 from smsnapd.engine.environment.leaving import LEFT_OUT
-from smsnapd.engine.pool import default_workers
-from smsnapd.engine.progress import Progress
+from smsnapd.engine.given import Given
 from smsnapd.errors import VolumeError
 from smsnapd.format.keys import DataKey
 from smsnapd.format.manifest import Completeness, Issue, Manifest, Source, Statistics
@@ -33,13 +32,8 @@ from smsnapd.model import Entry, Listing, path_text
 from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded as Committed
 from smsnapd.state import State, StateUpdate
-from smsnapd.store.base import StoreSettings
 from smsnapd.volume.mounts import bytes_in_use, find_mount
-from smsnapd.volume.scan import ScanReport
-from smsnapd.volume.tarball.read import Packed, PackReader
-
-UNSETTLED_NS: Final = 20_000_000
-"""Coarse clocks hide a second write within a tick; no kernel's tick is longer than this."""
+from smsnapd.volume.tarball.read import Packed
 
 INLINE_BYTES: Final = 16 * 1024 * 1024
 INLINE_ENTRIES: Final = 2000
@@ -53,27 +47,6 @@ ATTACH_BYTES: Final = 128 * 1024
 
 
 @dataclass(frozen=True)
-class Scanned:
-    """What one scan found. `root` and `filesystem` say of which volume; `reader` reads it."""
-
-    changes: ChangeSet | FreshTree
-    report: ScanReport
-    reader: PackReader
-    root: bytes
-    filesystem: str
-    started_ns: int
-    method: Literal["scan", "events"]
-    known_incomplete: tuple[Issue, ...] = ()
-
-    def unreadable(self) -> list[Issue]:
-        """What could not be looked at, and what could not be before and was not looked at again."""
-        return [*self.known_incomplete, *self._unreadable_now()]
-
-    def _unreadable_now(self) -> list[Issue]:
-        return [Issue(path, f"unreadable: {why}") for path, why in self.report.unreadable]
-
-
-@dataclass(frozen=True)
 class Written:
     """What came of it; `committed` is None if nothing of what had changed could be read."""
 
@@ -84,105 +57,119 @@ class Written:
     incomplete: list[Issue]
 
 
+class _Work(NamedTuple):
+    """What is under way until the commit."""
+
+    table: ChunkTable
+    storage: Storage
+    assembler: Assembler
+    catalog: CatalogBuilder
+    update: StateUpdate
+
+
 class SnapshotWriter:
     """Writes one snapshot."""
 
     def __init__(
-        self,
-        repository: Repository,
-        settings: StoreSettings,
-        request: BackupRequest,
-        state: State,
-        scanned: Scanned,
-        progress: Progress,
-        companion: Companion,
-        clock_ns: Callable[[], int],
+        self, given: Given[BackupRequest], state: State, scanned: Scanned, companion: Companion
     ) -> None:
         """`companion` has a full's report, and knows what is left out."""
         self._companion = companion
-        self._repository = repository
-        self._settings = settings
-        self._request = request
+        self._given = given
+        self._repository = given.repository
+        self._request = given.request
         self._state = state
         self._scanned = scanned
         self._changes = scanned.changes
-        self._progress = progress
-        self._clock_ns = clock_ns
-        self._keys = repository.volume_keys(request.volume)
+        self._keys = given.repository.volume_keys(given.request.volume)
 
     def write(self, tenure: Tenure, head: Parent | None, full: bool) -> Written:
         """Store what changed and commit; the index moves on behind it."""
-        changes, lease = self._changes, tenure.lease
-        changes.look_ahead(INLINE_ENTRIES, INLINE_BYTES, lease.renew)
+        self._look_ahead(tenure.lease.renew)
+        committed, journal = self._state.chunks(), self._state.journal.read()
+        table = known_chunks(self._repository, self._request.volume, tenure, committed, journal)
+        inline = self._is_little()
+        attach_bytes = ATTACH_BYTES if inline else 0
+        storage = self._storage(table, tenure, attach_bytes, inline=inline)
+        with storage, self._state.update(anew=False) as update:
+            work = _Work(
+                table,
+                storage,
+                Assembler(self._state.listing, self._scanned.unsettled_from_ns, storage.redo),
+                CatalogBuilder(self._repository, self._request.volume, attach_bytes),
+                update,
+            )
+            self._record(work, full)
+            storage.finish()
+            work.catalog.finish()
+            incomplete = by_path(self._scanned.unreadable() + work.assembler.incomplete)
+            told = head is not None and incomplete == [*head.incomplete]
+            if not (full or work.assembler.stored or work.assembler.deleted) and told:
+                return Written(None, 0, 0, 0, incomplete)
+            kind: SnapshotKind = "full" if full else "incremental"
+            written = self._commit(work, tenure, head, kind, incomplete)
+        self._state.journal.clear()
+        return written
+
+    def _look_ahead(self, renew: Callable[[], None]) -> None:
+        """Find out how much there is to store, unless that is much, and tell."""
+        changes = self._changes
+        changes.look_ahead(INLINE_ENTRIES, INLINE_BYTES, renew)
         if changes.is_counted:
-            self._progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
+            self._given.progress.phase("store", files=changes.files_to_read, bytes=changes.bytes_to_read)
         else:
             # Nobody has counted yet; of a whole file system it is known about how much there is.
-            self._progress.phase("store", bytes=bytes_in_use(self._scanned.root))
-        table = known_chunks(
-            self._repository,
-            self._request.volume,
-            tenure,
-            self._state.chunks(),
-            self._state.journal.read(),
-        )
-        inline = (
+            self._given.progress.phase("store", bytes=bytes_in_use(self._scanned.root))
+
+    def _is_little(self) -> bool:
+        """Whether this process alone is quicker than several."""
+        changes = self._changes
+        return (
             changes.is_counted
             and changes.changed <= INLINE_ENTRIES
             and changes.bytes_to_read - changes.bytes_to_compare <= INLINE_BYTES
             and changes.bytes_to_compare <= INLINE_COMPARED
         )
-        attach_bytes = ATTACH_BYTES if inline else 0
-        storage = self._storage(table, tenure, attach_bytes, inline=inline)
-        with storage, self._state.update(anew=False) as update:
-            unsettled_from_ns = self._scanned.started_ns - UNSETTLED_NS
-            assembler = Assembler(self._state.listing, unsettled_from_ns, storage.redo)
-            catalog = CatalogBuilder(self._repository, self._request.volume, attach_bytes)
-            self._record(assembler, storage, catalog, update, full)
-            storage.finish()
-            catalog.finish()
-            incomplete = by_path(self._scanned.unreadable() + assembler.incomplete)
-            told = head is not None and incomplete == [*head.incomplete]
-            if not (full or assembler.stored or assembler.deleted) and told:
-                return Written(None, 0, 0, 0, incomplete)
-            kind: SnapshotKind = "full" if full else "incremental"
-            name = next_name(self._request.volume, head, lease, self._scanned.started_ns, kind)
-            tables = tables_of(name, catalog, table, table.attached)
-            new_bytes = storage.stored_bytes + catalog.stored_bytes
-            manifest = new_manifest(
-                self._repository,
-                name,
-                head,
-                self._clock_ns(),
-                tables,
-                source=Source(path_text(self._scanned.root), self._scanned.filesystem),
-                consistency="read-only" if self._request.consistency == "read-only" else "live",
-                completeness=self._completeness(incomplete, assembler.vanished),
-                statistics=Statistics(
-                    *update.counts,
-                    stored_bytes=new_bytes,
-                    changed=assembler.stored,
-                    deleted=assembler.deleted,
-                ),
-                owners=catalog.owners(),
-            )
-            manifest = with_report(manifest, self._repository, tenure, self._companion)
-            self._progress.phase("commit")
-            self._check_held()
-            fresh = table.fresh(tables.by_number)
-            committed = commit(
-                self._repository, tenure, manifest, tables.attached, fresh.values(), self._request.grace_s
-            )
-            move_on(
-                update,
-                committed,
-                self._scanned.root,
-                self._scanned.filesystem,
-                self._state.rewrites,
-                chunks=fresh,
-                left_out=self._companion.leaving.saved(),
-            )
-        self._state.journal.clear()
+
+    def _commit(
+        self, work: _Work, tenure: Tenure, head: Parent | None, kind: SnapshotKind, incomplete: list[Issue]
+    ) -> Written:
+        """The manifest, once all that it refers to is stored, and the index behind it."""
+        scanned, assembler = self._scanned, work.assembler
+        name = next_name(self._request.volume, head, tenure.lease, scanned.started_ns, kind)
+        tables = tables_of(name, work.catalog, work.table, work.table.attached)
+        new_bytes = work.storage.stored_bytes + work.catalog.stored_bytes
+        manifest = new_manifest(
+            self._repository,
+            name,
+            head,
+            self._given.clock_ns(),
+            tables,
+            source=Source(path_text(scanned.root), scanned.filesystem),
+            consistency="read-only" if self._request.consistency == "read-only" else "live",
+            completeness=self._completeness(incomplete, assembler.vanished),
+            statistics=Statistics(
+                *work.update.counts,
+                stored_bytes=new_bytes,
+                changed=assembler.stored,
+                deleted=assembler.deleted,
+            ),
+            owners=work.catalog.owners(),
+        )
+        manifest = with_report(manifest, self._repository, tenure, self._companion)
+        self._given.progress.phase("commit")
+        self._check_held()
+        fresh, grace_s = work.table.fresh(tables.by_number), self._request.grace_s
+        committed = commit(self._repository, tenure, manifest, tables.attached, fresh.values(), grace_s)
+        move_on(
+            work.update,
+            committed,
+            scanned.root,
+            scanned.filesystem,
+            self._state.rewrites,
+            chunks=fresh,
+            left_out=self._companion.leaving.saved(),
+        )
         return Written(committed, assembler.stored, assembler.deleted, new_bytes, incomplete)
 
     def _check_held(self) -> None:
@@ -208,53 +195,43 @@ class SnapshotWriter:
             data_key=DataKey.unusable() if self._changes.empty else tenure.data_key(),
             known=table.known,
             level=self._request.level,
-            settings=self._settings,
+            settings=self._given.settings,
             attach_limit=attach_bytes,
             store=self._repository.store,
             threads=len(os.sched_getaffinity(0)) if inline else 1,
         )
-        workers = self._request.workers
-        if workers is None:
-            workers = default_workers(self._settings.url)
         return Storage(
             task=task,
-            workers=0 if inline else workers,
+            workers=0 if inline else self._given.workers,
             table=table,
             reader=self._scanned.reader,
             boundary_key=self._keys.boundaries,
             store=self._repository.store,
             journal=self._state.journal,
             renew=tenure.lease.renew,
-            progress=self._progress,
+            progress=self._given.progress,
         )
 
-    def _record(
-        self,
-        assembler: Assembler,
-        storage: Storage,
-        catalog: CatalogBuilder,
-        update: StateUpdate,
-        full: bool,
-    ) -> None:
+    def _record(self, work: _Work, full: bool) -> None:
         """Store all changes; catalog and index get what they must."""
         settled = dict(self._changes.settled)
-        for whole, recorded in self._directories(assembler, storage, settled, full):
+        for whole, recorded in self._directories(work, settled, full):
             if recorded is not None:
-                update.put(recorded.after, recorded.before)
+                work.update.put(recorded.after, recorded.before)
             if full:
-                catalog.add(whole)
+                work.catalog.add(whole)
             elif recorded is not None:
-                catalog.add(recorded.listing)
-        put_settled(self._state, update, settled)
+                work.catalog.add(recorded.listing)
+        put_settled(self._state, work.update, settled)
 
     def _directories(
-        self, assembler: Assembler, storage: Storage, settled: dict[bytes, list[Entry]], full: bool
+        self, work: _Work, settled: dict[bytes, list[Entry]], full: bool
     ) -> Iterator[tuple[Listing, Recorded | None]]:
         def record(stored: tuple[DirectoryChange, list[Packed]]) -> Recorded:
             change, packed = stored
-            return assembler.directory(change, packed, settled.pop(change.directory, []))
+            return work.assembler.directory(change, packed, settled.pop(change.directory, []))
 
-        recorded = map(record, storage.outcomes(self._changes.directories()))
+        recorded = map(record, work.storage.outcomes(self._changes.directories()))
         if full:
             return whole_tree(self._state.listings(), recorded)
         return ((directory.after, directory) for directory in recorded)
@@ -282,9 +259,3 @@ def with_report(manifest: Manifest, repository: Repository, tenure: Tenure, comp
         return manifest
     ref = put_report(repository, manifest.name.volume, tenure.data_key(), report)
     return replace(manifest, chunks=(*manifest.chunks, ref), environment=ref.name_hash)
-
-
-def by_path(issues: list[Issue]) -> list[Issue]:
-    """Each path once, with the first thing that was said of it."""
-    first = {issue.path: issue for issue in reversed(issues)}
-    return sorted(first.values())

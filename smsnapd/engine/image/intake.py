@@ -14,19 +14,16 @@ from pathlib import Path
 from typing import Final
 
 from smsnapd.engine.chain.catalog import CatalogBuilder
-from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.engine.chain.committing import Tables, commit, new_manifest, tables_of
-from smsnapd.engine.chain.durable import Durable
 from smsnapd.engine.chain.index import Parent, newest, next_name
 from smsnapd.engine.chain.reuse import GRACE_S, known_chunks
 from smsnapd.engine.chain.tenure import Tenure, held
+from smsnapd.engine.given import Given
 from smsnapd.engine.history import History, SnapshotSummary, summarise
 from smsnapd.engine.image.before import find_before
 from smsnapd.engine.image.catalog import add_pieces
 from smsnapd.engine.image.cellmap import CellMap
-from smsnapd.engine.image.storage import ImageStorage
-from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.pool import default_workers
+from smsnapd.engine.image.storage import ImageSource, ImageStorage
 from smsnapd.engine.progress import Progress
 from smsnapd.errors import DamageError, VolumeError
 from smsnapd.format import names
@@ -80,29 +77,20 @@ def import_image(
         why = f"it has {size:,} bytes, which is no multiple of {BLOCK}"
         raise DamageError(f"import {request.source}", why, "was the image cut off?")
     with held(repository, request.volume) as (tenure, history), ExitStack() as stack:
-        return _Intake(repository, settings, request, progress, tenure, clock_ns, stack).go(history)
+        given = Given(repository, settings, request, progress, clock_ns)
+        return _Intake(given, tenure, stack).go(history)
 
 
 class _Intake:
-    def __init__(
-        self,
-        repository: Repository,
-        settings: StoreSettings,
-        request: ImageIntake,
-        progress: Progress,
-        tenure: Tenure,
-        clock_ns: Callable[[], int],
-        stack: ExitStack,
-    ) -> None:
-        self._repository = repository
-        self._settings = settings
-        self._request = request
-        self._progress = progress
+    def __init__(self, given: Given[ImageIntake], tenure: Tenure, stack: ExitStack) -> None:
+        self._given = given
+        self._repository = given.repository
+        self._request = given.request
+        self._progress = given.progress
         self._tenure = tenure
-        self._clock_ns = clock_ns
-        self._started_ns = clock_ns()
+        self._started_ns = given.clock_ns()
         self._directory = Path(stack.enter_context(_scratch_directory()))
-        self._device = stack.enter_context(Device(str(request.path), direct=False))
+        self._device = stack.enter_context(Device(str(given.request.path), direct=False))
         self._eyes = Eyes(self._device, self._directory)
         stack.callback(self._eyes.close)
         self._cells = CellMap(self._device.size, self._directory)
@@ -117,7 +105,9 @@ class _Intake:
         table = known_chunks(repository, request.volume, self._tenure, before.chunks if before else {}, [])
         catalog = CatalogBuilder(repository, request.volume, 0)
         look = self._eyes.look(0, Log.BY_ITS_STATE)
-        with self._storage(table) as storage:
+        source = ImageSource(self._device.path, secrets.token_bytes(32), direct=False)
+        journal = Journal(self._directory / "journal")
+        with ImageStorage(self._given, self._tenure, source, self._cells, table, journal) as storage:
             self._progress.phase("import", bytes=self._device.size)
             storage.store(look.suspects, look.allocated)
             image = _image(self._device, self._eyes.geometry)
@@ -132,26 +122,6 @@ class _Intake:
             return summarise(
                 commit(repository, self._tenure, manifest, tables.attached, fresh, request.grace_s)
             )
-
-    def _storage(self, table: ChunkTable) -> ImageStorage:
-        request, repository = self._request, self._repository
-        task = ImageTask(
-            repository_id=repository.id,
-            volume=request.volume,
-            chunk_names_key=repository.volume_keys(request.volume).chunk_names,
-            data_key=self._tenure.data_key(),
-            known=table.known,
-            level=request.level,
-            settings=self._settings,
-            store=repository.store,
-            device=self._device.path,
-            digest_key=secrets.token_bytes(32),
-            direct=False,
-        )
-        workers = default_workers(self._settings.url) if request.workers is None else request.workers
-        durable = Durable(table, repository.store, Journal(self._directory / "journal"))
-        renew = self._tenure.lease.renew
-        return ImageStorage(task, workers, self._cells, table, durable, renew, self._progress)
 
     def _manifest(
         self,
@@ -168,7 +138,7 @@ class _Intake:
             self._repository,
             name,
             head,
-            self._clock_ns(),
+            self._given.clock_ns(),
             tables,
             source=Source(self._request.source, image.uuid),
             consistency="live" if geometry is not None and geometry.needs_recovery else "read-only",

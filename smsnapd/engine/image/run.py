@@ -3,41 +3,37 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from smsnapd.engine.backup.finding import UNSETTLED_NS
 from smsnapd.engine.backup.heldvolume import opened_state, state_away
 from smsnapd.engine.backup.request import BackupRequest
-from smsnapd.engine.backup.snapshot import UNSETTLED_NS, with_report
+from smsnapd.engine.backup.snapshot import with_report
 from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
-from smsnapd.engine.chain.durable import Durable
 from smsnapd.engine.chain.index import Parent, cut_off, move_on, newest, next_name
 from smsnapd.engine.chain.reuse import known_chunks
 from smsnapd.engine.chain.tenure import Tenure, taken_over
 from smsnapd.engine.environment.companion import Companion
+from smsnapd.engine.given import Given
 from smsnapd.engine.history import History
-from smsnapd.engine.image.before import DigestFile, Remembered, find_before
+from smsnapd.engine.image.before import Before, DigestFile, Remembered, find_before
 from smsnapd.engine.image.catalog import add_pieces
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.passes import Moment, Passes
-from smsnapd.engine.image.storage import ImageStorage
-from smsnapd.engine.image.storing import ImageTask
-from smsnapd.engine.pool import default_workers
-from smsnapd.engine.progress import Progress
+from smsnapd.engine.image.storage import ImageSource, ImageStorage
 from smsnapd.engine.restore.extras import left_out
 from smsnapd.errors import VolumeError
 from smsnapd.format.image import Image
 from smsnapd.format.manifest import Completeness, Consistency, Issue, Source, Statistics
 from smsnapd.model import path_text
-from smsnapd.repository import Repository
 from smsnapd.repository.manifests import Recorded
 from smsnapd.state import State
-from smsnapd.store.base import StoreSettings
 from smsnapd.volume.block.device import Device, device_of
 from smsnapd.volume.block.ext4 import read_geometry
 from smsnapd.volume.frozen import check_may_freeze
@@ -74,29 +70,19 @@ def image_mount(root: bytes, consistency: str) -> Mount:
     return mount
 
 
-def run_image(
-    repository: Repository,
-    settings: StoreSettings,
-    request: BackupRequest,
-    progress: Progress,
-    tenure: Tenure,
-    clock_ns: Callable[[], int],
-    notes: list[str],
-) -> Taken:
+def run_image(given: Given[BackupRequest], tenure: Tenure) -> Taken:
     """Make an image of the volume's device and commit it, under the tenure that was begun.
 
-    `notes` gets what a person should know. Raises as `run_backup`. Whatever happens, the volume can be
+    The notes get what a person should know. Raises as `run_backup`. Whatever happens, the volume can be
     written to afterwards.
     """
+    request = given.request
     mount = image_mount(request.root, request.consistency)
     with ExitStack() as stack:
-        state, directory = stack.enter_context(_state(repository, settings, request))
+        state, directory = stack.enter_context(_state(given))
         tree = stack.enter_context(Tree(request.root))
         device = stack.enter_context(Device(device_of(mount)))
-        run = _ImageRun(
-            repository, settings, request, progress, tenure, clock_ns,
-            mount, state, directory, tree, device, notes,
-        )  # fmt: skip
+        run = _ImageRun(given, tenure, mount, state, directory, tree, device)
         stack.callback(run.close)
         return run.go()
 
@@ -111,11 +97,11 @@ def bytes_in_use(request: BackupRequest) -> int:
 
 
 @contextmanager
-def _state(
-    repository: Repository, settings: StoreSettings, request: BackupRequest
-) -> Iterator[tuple[State, Path]]:
+def _state(given: Given[BackupRequest]) -> Iterator[tuple[State, Path]]:
     """The index, and a directory for files; not on the volume, if that is to be held."""
-    place = (request.state_dir, repository.repository_id, request.volume, request.root, settings.url)
+    request = given.request
+    repository_id, url = given.repository.repository_id, given.settings.url
+    place = (request.state_dir, repository_id, request.volume, request.root, url)
     if request.consistency != "live":
         with state_away(*place) as away:
             yield away
@@ -127,42 +113,30 @@ def _state(
 class _ImageRun:
     def __init__(
         self,
-        repository: Repository,
-        settings: StoreSettings,
-        request: BackupRequest,
-        progress: Progress,
+        given: Given[BackupRequest],
         tenure: Tenure,
-        clock_ns: Callable[[], int],
         mount: Mount,
         state: State,
         directory: Path,
         tree: Tree,
         device: Device,
-        notes: list[str],
     ) -> None:
-        self._repository = repository
-        self._settings = settings
-        self._request = request
-        self._progress = progress
+        self._given = given
+        self._repository = given.repository
+        self._request = given.request
+        self._progress = given.progress
         self._tenure = tenure
-        self._clock_ns = clock_ns
         self._mount = mount
         self._state = state
         self._directory = directory
         self._tree = tree
         self._device = device
-        self._notes = notes
-        self._keys = repository.volume_keys(request.volume)
-        self._companion = Companion(request.root, request.environment, progress)
+        self._companion = Companion(given.request.root, given.request.environment, given.progress)
         self._rewrites = 0
 
     def close(self) -> None:
         """Let go of what the run holds; safe at any moment."""
         self._companion.close()
-
-    def _note(self, text: str) -> None:
-        self._notes.append(text)
-        self._progress.note(text)
 
     def go(self) -> Taken:
         """From the head to the commit."""
@@ -170,8 +144,9 @@ class _ImageRun:
         self._tenure.listed(history)
         self._rewrites = history.rewrites
         for text in filter(None, (taken_over(self._tenure.lease), cut_off(history, self._state))):
-            self._note(text)
-        self._companion.begin(left_out(self._request.state_dir, self._settings.url), judging=False)
+            self._given.note(text)
+        own = left_out(self._request.state_dir, self._given.settings.url)
+        self._companion.begin(own, judging=False)
         head = newest(self._repository, history)
         digests = DigestFile(Path(f"{self._state.path}.image"))
         remembered = digests.head()
@@ -179,21 +154,15 @@ class _ImageRun:
         with ExitStack() as stack:
             cells = CellMap(self._device.size, self._directory)
             stack.callback(cells.close)
-            table = known_chunks(
-                self._repository,
-                self._request.volume,
-                self._tenure,
-                before.chunks if before else {},
-                self._state.journal.read(),
-            )
+            table = self._table(before)
             if before is not None:
                 known = digests if before.snapshot == remembered.snapshot else None
                 before.take_over(cells, known, table.data_keys)
-            excludes = Excludes(self._request.exclude, left_out(self._request.state_dir, self._settings.url))
-            names = Names(self._tree, excludes, self._directory)
+            names = Names(self._tree, Excludes(self._request.exclude, own), self._directory)
             stack.callback(names.close)
-            storage = self._storage(table, cells, remembered.key)
-            with storage:
+            source = ImageSource(self._device.path, remembered.key)
+            journal = self._state.journal
+            with ImageStorage(self._given, self._tenure, source, cells, table, journal) as storage:
                 passes = self._passes(names, storage, remembered.key)
                 stack.callback(passes.close)
                 moment = self._read(passes)
@@ -201,35 +170,19 @@ class _ImageRun:
                 recorded = self._commit(head, storage, table, names, image, moment)
             digests.save(Remembered(recorded.name.snapshot, remembered.key, image.size), cells)
         self._state.journal.clear()
-        self._notes += self._companion.notes
+        self._given.notes.extend(self._companion.notes)
         if moment.held_s:
-            self._note(f"the volume was held for {moment.held_s:.2f} seconds")
+            self._given.note(f"the volume was held for {moment.held_s:.2f} seconds")
         return Taken(recorded, storage.stored_cells, recorded.manifest.statistics.stored_bytes, moment.held_s)
 
-    def _storage(self, table: ChunkTable, cells: CellMap, digest_key: bytes) -> ImageStorage:
-        task = ImageTask(
-            repository_id=self._repository.id,
-            volume=self._request.volume,
-            chunk_names_key=self._keys.chunk_names,
-            data_key=self._tenure.data_key(),
-            known=table.known,
-            level=self._request.level,
-            settings=self._settings,
-            store=self._repository.store,
-            device=self._device.path,
-            digest_key=digest_key,
-        )
-        workers = self._request.workers
-        if workers is None:
-            workers = default_workers(self._settings.url)
-        durable = Durable(table, self._repository.store, self._state.journal)
-        renew = self._tenure.lease.renew
-        return ImageStorage(task, workers, cells, table, durable, renew, self._progress)
+    def _table(self, before: Before | None) -> ChunkTable:
+        committed, journal = before.chunks if before else {}, self._state.journal.read()
+        return known_chunks(self._repository, self._request.volume, self._tenure, committed, journal)
 
     def _passes(self, names: Names, storage: ImageStorage, digest_key: bytes) -> Passes:
         return Passes(
             self._mount, self._device, digest_key, self._tree, names, storage, self._directory,
-            self._clock_ns, self._progress,
+            self._given.clock_ns, self._progress,
         )  # fmt: skip
 
     def _read(self, passes: Passes) -> Moment:
@@ -266,7 +219,7 @@ class _ImageRun:
                 self._repository,
                 name,
                 head,
-                self._clock_ns(),
+                self._given.clock_ns(),
                 tables,
                 source=Source(path_text(self._tree.root), self._mount.filesystem_uuid),
                 consistency=_consistency(self._request.consistency),

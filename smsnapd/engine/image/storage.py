@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Final
+from typing import Final, NamedTuple
 
 from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.engine.chain.durable import Durable
+from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.chain.vigil import Vigil
+from smsnapd.engine.given import Asked, Given
 from smsnapd.engine.image.cellmap import CellMap
 from smsnapd.engine.image.storing import CellsJob, CellsResult, HeaderJob, ImageTask
 from smsnapd.engine.pool import Pool
-from smsnapd.engine.progress import Progress
+from smsnapd.state.journal import Journal
 from smsnapd.volume.block.cells import DIGEST, NO_DIGEST
 from smsnapd.volume.block.ext4 import Range
 from smsnapd.volume.block.masks import CELL, Masks
@@ -25,29 +27,51 @@ ENOUGH: Final = WINDOW // 4
 """A job ends with a window if it has as many cells as this."""
 
 
+class ImageSource(NamedTuple):
+    """What is read: the path of a device, or of a file with `direct` False, and the key of its digests."""
+
+    path: str
+    digest_key: bytes
+    direct: bool = True
+
+
 class ImageStorage:
     """Stores cells; a context manager whose exit stops the workers.
 
     Left with an error, it journals what is durable. Until `finish` has returned nobody else may use the
-    lease, which `renew` renews if it is time to.
+    tenure's lease, which it renews when it is time to.
     """
 
     def __init__(
         self,
-        task: ImageTask,
-        workers: int,
+        given: Given[Asked],
+        tenure: Tenure,
+        source: ImageSource,
         cells: CellMap,
         table: ChunkTable,
-        durable: Durable,
-        renew: Callable[[], None],
-        progress: Progress,
+        journal: Journal,
     ) -> None:
+        """`cells` says what is known of each before; `table` what need not be stored again."""
+        repository, request = given.repository, given.request
+        task = ImageTask(
+            repository_id=repository.id,
+            volume=request.volume,
+            chunk_names_key=repository.volume_keys(request.volume).chunk_names,
+            data_key=tenure.data_key(),
+            known=table.known,
+            level=request.level,
+            settings=given.settings,
+            store=repository.store,
+            device=source.path,
+            digest_key=source.digest_key,
+            direct=source.direct,
+        )
         self.cells = cells
         self._table = table
-        self._durable = durable
-        self._progress = progress
-        self._pool: Pool[CellsJob | HeaderJob, CellsResult] = Pool(task, workers)
-        self._vigil = Vigil(lambda: self._pool.moved_ns, renew, progress)
+        self._durable = Durable(table, repository.store, journal)
+        self._progress = given.progress
+        self._pool: Pool[CellsJob | HeaderJob, CellsResult] = Pool(task, given.workers)
+        self._vigil = Vigil(lambda: self._pool.moved_ns, tenure.lease.renew, given.progress)
         self.stored_bytes = 0
         self.stored_cells = 0
 
