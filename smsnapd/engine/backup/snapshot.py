@@ -18,7 +18,7 @@ from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.chunktable import ChunkTable
 from smsnapd.engine.chain.committing import commit, new_manifest, tables_of
 from smsnapd.engine.chain.index import Parent, move_on, next_name
-from smsnapd.engine.chain.reuse import known_chunks
+from smsnapd.engine.chain.known import known_chunks
 from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.engine.environment.companion import Companion
 from smsnapd.engine.environment.keeping import put_report

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 
-from smsnapd.engine.chain.chunktable import ChunkTable
-from smsnapd.engine.chain.tenure import Tenure
 from smsnapd.errors import SmsnapError
 from smsnapd.format import names
 from smsnapd.model import ChunkRef
@@ -15,23 +12,6 @@ from smsnapd.repository.garbage import GarbageBelow
 
 GRACE_S = 72 * 3600.0
 """The grace period unless another is configured: from an object's listing as garbage to its deletion."""
-
-
-def known_chunks(
-    repository: Repository,
-    volume: str,
-    tenure: Tenure,
-    committed: dict[int, ChunkRef],
-    journal: list[ChunkRef],
-) -> ChunkTable:
-    """The chunks that need not be stored again: those there are whose data keys' objects exist.
-
-    `committed` are those that a manifest refers to, by number; the `journal` has what a run before made
-    durable without committing.
-    """
-    data_keys = tenure.existing_data_keys({ref.key_id for ref in chain(committed.values(), journal)})
-    usable = [ref for ref in journal if ref.key_id in data_keys]
-    return ChunkTable(committed, reusable(repository, volume, usable), data_keys)
 
 
 def reusable(repository: Repository, volume: str, journal: Iterable[ChunkRef]) -> list[ChunkRef]:

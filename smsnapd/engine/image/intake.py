@@ -16,7 +16,8 @@ from typing import Final
 from smsnapd.engine.chain.catalog import CatalogBuilder
 from smsnapd.engine.chain.committing import Tables, commit, new_manifest, tables_of
 from smsnapd.engine.chain.index import Parent, newest, next_name
-from smsnapd.engine.chain.reuse import GRACE_S, known_chunks
+from smsnapd.engine.chain.known import known_chunks
+from smsnapd.engine.chain.reuse import GRACE_S
 from smsnapd.engine.chain.tenure import Tenure, held
 from smsnapd.engine.given import Given
 from smsnapd.engine.history import History, SnapshotSummary, summarise
