@@ -7,6 +7,7 @@ import secrets
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final, NamedTuple
 
 import zstandard
@@ -144,7 +145,7 @@ class Sealer:
         self._compressor = zstandard.ZstdCompressor(
             level=level, write_checksum=False, write_content_size=True, write_dict_id=False
         )
-        self._buffer = bytearray()
+        self._buffer = _pages(1)
 
     def seal(
         self,
@@ -178,9 +179,14 @@ class Sealer:
 
     def _room(self, size: int) -> memoryview:
         if len(self._buffer) < size:
-            self._buffer = bytearray()  # let go of the old one first
-            self._buffer = bytearray(size + size // 8)
+            self._buffer = _pages(1)  # let go of the old one first
+            self._buffer = _pages(size + size // 8)
         return memoryview(self._buffer)[:size]
+
+
+def _pages(size: int) -> mmap:
+    """Memory that begins with a page: such goes to a disk without a copy."""
+    return mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)
 
 
 def _encrypt(key: bytearray, associated: bytes, frame: bytes, padding: int, target: memoryview) -> None:

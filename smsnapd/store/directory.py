@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from smsnapd.disk import sync_file_system
 from smsnapd.errors import (
     ConflictError,
     DeniedError,
@@ -32,7 +33,6 @@ from smsnapd.store.file_body import read_all, write_all
 from smsnapd.store.leftovers import remove_leftovers
 from smsnapd.store.names import TEMPORARY, check_name, check_prefix, is_name
 from smsnapd.store.pacing import Pacer
-from smsnapd.store.syncfs import sync_file_system
 
 _BULK: Final = "chunks"
 _LOCK: Final = f"{TEMPORARY}/lock"

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
-from typing import Final
 
+from smsnapd.disk import start_writing_back, write_at
 from smsnapd.store.activity import uploading
 from smsnapd.store.pacing import Pacer
-from smsnapd.store.syncfs import start_writing_back
-
-_AT_ONCE: Final = 1024 * 1024
 
 
 def write_all(descriptor: int, data: memoryview, pacer: Pacer | None) -> None:
@@ -20,12 +16,11 @@ def write_all(descriptor: int, data: memoryview, pacer: Pacer | None) -> None:
     memory, and all go out at once when the file is closed.
     """
     if pacer is None:
-        for start in range(0, len(data), _AT_ONCE):
-            _write(descriptor, data[start : start + _AT_ONCE])
+        write_at(descriptor, data, 0, uploading.mark)
         return
     position = 0
     for piece in pacer.pieces(data):
-        _write(descriptor, piece)
+        write_at(descriptor, piece, position, uploading.mark)
         start_writing_back(descriptor, position, len(piece))
         position += len(piece)
 
@@ -39,10 +34,3 @@ def read_all(file: io.FileIO, pacer: Pacer | None) -> bytes:
         pacer.wait(len(piece))
         content += piece
     return bytes(content)
-
-
-def _write(descriptor: int, data: memoryview) -> None:
-    position = 0
-    while position < len(data):
-        position += os.write(descriptor, data[position:])
-    uploading.mark()

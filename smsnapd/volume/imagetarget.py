@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from smsnapd.disk import write_at
 from smsnapd.errors import TargetError
 from smsnapd.model import path_text
 from smsnapd.volume.mounts import mounted_devices
@@ -193,11 +194,8 @@ def open_for_writing(path: bytes) -> int:
 
 def write_range(descriptor: int, path: bytes, offset: int, data: bytes | memoryview) -> None:
     """Write all of `data` at `offset` of a target, however many calls it takes."""
-    rest = memoryview(data)
     try:
-        while rest:
-            written = os.pwrite(descriptor, rest, offset)
-            rest, offset = rest[written:], offset + written
+        write_at(descriptor, data, offset)
     except OSError as error:
         raise _unusable(f"write an image to {path_text(path)}", error) from error
 

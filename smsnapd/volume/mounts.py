@@ -7,7 +7,6 @@ an open descriptor and not by the longest prefix, so mounts hidden under later o
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from smsnapd.disk import sync_file_system
 from smsnapd.errors import VolumeError
 
 _MOUNTINFO: Final = Path("/proc/self/mountinfo")
@@ -26,8 +26,6 @@ _FS_IOC_GETFSUUID: Final = 0x80111500
 """`_IOR(0x15, 0, struct fsuuid2)`, linux/fs.h, since Linux 6.9: u8 length, 16 bytes of UUID."""
 _OPTIONAL_FIELDS: Final = 6
 """Index of the first optional field of a mountinfo line; they end at a lone hyphen."""
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class Mount(NamedTuple):
@@ -118,11 +116,11 @@ def syncfs(descriptor: int) -> None:
 
     May be repeated. Raises `VolumeError` if the device reports an error.
     """
-    if _libc.syncfs(descriptor) != 0:
-        number = ctypes.get_errno()
-        raise VolumeError(
-            "write the volume's cached data to its device", os.strerror(number), "look at the kernel's log"
-        ) from OSError(number, os.strerror(number))
+    try:
+        sync_file_system(descriptor)
+    except OSError as error:
+        what = "write the volume's cached data to its device"
+        raise VolumeError(what, error.strerror or str(error), "look at the kernel's log") from error
 
 
 def _mount_id(descriptor: int) -> int:

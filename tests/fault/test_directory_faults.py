@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from smsnapd.disk import sync_file_system
 from smsnapd.errors import ObjectExistsError, ObjectMissingError, StoreError
 from smsnapd.store import open_store
 from smsnapd.store.base import StoreSettings
 from smsnapd.store.directory import DirectoryStore
-from smsnapd.store.syncfs import sync_file_system
 
 MIB = 1024 * 1024
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from smsnapd.disk import aligned_memory
 from smsnapd.format.chunker import cut_ranges
 from smsnapd.format.codec import CONTENT_LIMITS, ObjectType, chunk_hash
 from smsnapd.model import CHUNK_TARGET, Entry, Flag, Kind, data_bytes, data_segments, join_path
 from smsnapd.state import State, has_names, is_alias
-from smsnapd.volume.tarball.read import PackItem, PackReader, ReadBuffer, read_buffer
+from smsnapd.volume.tarball.read import PackItem, PackReader, ReadBuffer
 
 
 class Rechecker:
@@ -63,7 +64,7 @@ class Rechecker:
 
     def _room(self) -> ReadBuffer:
         if self._buffer is None:
-            self._buffer = read_buffer(CONTENT_LIMITS[ObjectType.CHUNK])
+            self._buffer = aligned_memory(CONTENT_LIMITS[ObjectType.CHUNK])
         return self._buffer
 
     def _same_large(self, path: bytes, scanned: Entry, indexed: Entry) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from smsnapd.disk import aligned_memory
 from smsnapd.engine.chain.sealing import ChunkPutter, Piece, SealingTask
 from smsnapd.format.codec import CONTENT_LIMITS, ObjectType
 from smsnapd.model import ChunkRef, Entry, Flag
@@ -19,7 +20,6 @@ from smsnapd.volume.tarball.read import (
     Packed,
     PackItem,
     PackReader,
-    read_buffer,
 )
 from smsnapd.volume.tree import Tree
 
@@ -88,7 +88,7 @@ class StoreWorker:
         self._store = store
         self._tree = Tree(task.root)
         self._reader = PackReader(self._tree, task.digest_key, Owners())
-        self._buffer = read_buffer(BUFFER_BYTES)
+        self._buffer = aligned_memory(BUFFER_BYTES)
         self._chunks = ChunkPutter(task, store)
 
     def handle(self, job: PackJob | RangeJob) -> StoreResult:

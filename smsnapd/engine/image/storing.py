@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from smsnapd.disk import aligned_memory
 from smsnapd.engine.chain.sealing import ChunkPutter, Piece, SealingTask
 from smsnapd.model import BLOCK, CHUNK_TARGET, ChunkRef
 from smsnapd.store import open_store
@@ -15,7 +16,6 @@ from smsnapd.store.base import Store
 from smsnapd.volume.block.cells import DIGEST, Cell, CellReader
 from smsnapd.volume.block.device import Device
 from smsnapd.volume.block.masks import CELL
-from smsnapd.volume.tarball.read import read_buffer
 
 CHUNK_MINIMUM: Final = CHUNK_TARGET // 4
 """From this on a chunk ends where the device has a multiple of 8 MiB: what lies behind moves no boundary."""
@@ -90,7 +90,7 @@ class ImageWorker:
         self._store = store
         self._device = Device(task.device, direct=task.direct)
         self._chunks = ChunkPutter(task, store)
-        self._buffer = memoryview(read_buffer(CHUNK_TARGET))
+        self._buffer = memoryview(aligned_memory(CHUNK_TARGET))
 
     def handle(self, job: CellsJob | HeaderJob) -> CellsResult:
         """Do one job."""

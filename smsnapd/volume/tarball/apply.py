@@ -12,26 +12,19 @@ directory and work on different entries.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 from collections.abc import Set
 from types import TracebackType
 from typing import Final
 
+from smsnapd.disk import Buffer, sync_file_system, write_at
 from smsnapd.errors import TargetError
 from smsnapd.model import Entry, Flag, Kind, data_bytes
 from smsnapd.volume.tarball.descent import Folder, proc_path
 from smsnapd.volume.tarball.directories import Directories
 from smsnapd.volume.tarball.failure import PROBLEMS, RefusedError, reason_of
-from smsnapd.volume.tarball.large import (
-    Buffer,
-    LargeFile,
-    create_partial,
-    open_partial,
-    partial_name,
-    write_at,
-)
+from smsnapd.volume.tarball.large import LargeFile, create_partial, open_partial, partial_name
 from smsnapd.volume.tarball.marker import check_marked
 from smsnapd.volume.tarball.nodes import DEVICES, TYPES, Nodes, device_of
 from smsnapd.volume.tarball.ownership import Notes, disinherit
@@ -221,11 +214,12 @@ class Target:
 
     def sync(self) -> None:
         """Return when everything applied so far, by any process, is durable (syncfs(2))."""
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.syncfs(self._place.descent.root_fd):
-            error = OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        try:
+            sync_file_system(self._place.descent.root_fd)
+        except OSError as error:
             reason = reason_of(error, b"")
-            raise TargetError("write the target to its disk", reason, "look at the kernel's log (dmesg)")
+            hint = "look at the kernel's log (dmesg)"
+            raise TargetError("write the target to its disk", reason, hint) from error
 
     def early_writeback(self) -> EarlyWriteback:
         """In a `with` statement: what is applied goes to the disk as it comes; `sync` has less to do."""

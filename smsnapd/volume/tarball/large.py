@@ -9,6 +9,7 @@ from typing import Final
 
 import blake3
 
+from smsnapd.disk import Buffer, write_at
 from smsnapd.errors import TargetError
 from smsnapd.model import path_text
 from smsnapd.volume.tarball.failure import RefusedError, abort_if_hopeless
@@ -16,8 +17,6 @@ from smsnapd.volume.tarball.marker import PARTIAL
 
 _CREATE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _REOPEN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-
-Buffer = bytes | bytearray | memoryview
 
 
 class LargeFile:
@@ -89,15 +88,3 @@ def open_partial(folder_fd: int, name: bytes, size: int) -> int:
         os.close(fd)
         raise RefusedError("somebody has replaced its partial file")
     return fd
-
-
-def write_at(fd: int, data: Buffer, offset: int) -> None:
-    """Write all of `data` at `offset`, however many calls it takes."""
-    written = os.pwrite(fd, data, offset)
-    if written == len(data):
-        return
-    rest = memoryview(data)
-    while written < len(rest):
-        rest = rest[written:]
-        offset += written
-        written = os.pwrite(fd, rest, offset)

@@ -104,11 +104,6 @@ class _KindChangedError(Exception):
     """What has the name now is not of the kind that was expected."""
 
 
-def read_buffer(size: int) -> ReadBuffer:
-    """A buffer of `size` bytes to read into; its pages cost neither time nor memory until they are used."""
-    return mmap(-1, size)
-
-
 class PackReader:
     """Reads entries of one tree. Not for several threads.
 
