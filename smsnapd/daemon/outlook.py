@@ -16,15 +16,15 @@ _GAPS: Final = 20
 _log = logging.getLogger(__name__)
 
 
-def outlook(watching: Watching | None, retry: Retry, calendars: Calendars) -> dict[str, Any]:
-    """The fields `pending`, `next_runs`, `watcher` and `gaps` of the status, as of now."""
+def outlook(watching: Watching | None, retry: Retry, calendars: Calendars, now_s: float) -> dict[str, Any]:
+    """The fields `pending`, `next_runs`, `watcher` and `gaps` of the status, as of `now_s` (monotonic)."""
     if watching is None:
-        return {"pending": Pending(), "next_runs": _next_runs(None, retry, calendars), "watcher": None}
+        return {"pending": Pending(), "next_runs": _next_runs(None, retry, calendars, now_s), "watcher": None}
     counts = watching.pending
-    since = _at(counts.first_event_s) if counts.directories or counts.subtrees else None
+    since = _at(counts.first_event_s, now_s) if counts.directories or counts.subtrees else None
     return {
-        "pending": Pending(counts.directories, counts.subtrees, since, watching.rescan_s <= time.monotonic()),
-        "next_runs": _next_runs(watching, retry, calendars),
+        "pending": Pending(counts.directories, counts.subtrees, since, watching.rescan_s <= now_s),
+        "next_runs": _next_runs(watching, retry, calendars, now_s),
         "watcher": WatcherStatus(watching.kind, watching.reason, watching.is_healthy),
         "gaps": tuple(GapStatus(_second(gap.time_ns / 1e9), gap.reason) for gap in watching.gaps[-_GAPS:]),
     }
@@ -42,15 +42,15 @@ def tell_changes(before: WatcherStatus | None, after: dict[str, Any], gaps: tupl
             _log.warning("events were lost: %s; everything is scanned again", gap.reason)
 
 
-def _next_runs(watching: Watching | None, retry: Retry, calendars: Calendars) -> NextRuns:
+def _next_runs(watching: Watching | None, retry: Retry, calendars: Calendars, now_s: float) -> NextRuns:
     due_s = watching.due_s() if watching else None
     return NextRuns(
-        incremental=None if due_s is None else _at(due_s),
-        rescan=_at(watching.rescan_s) if watching else None,
+        incremental=None if due_s is None else _at(due_s, now_s),
+        rescan=_at(watching.rescan_s, now_s) if watching else None,
         full=_of(calendars.full),
         check=_of(calendars.check),
         prune=_of(calendars.prune),
-        retry=None if retry.at_s is None else _at(retry.at_s),
+        retry=None if retry.at_s is None else _at(retry.at_s, now_s),
     )
 
 
@@ -58,9 +58,9 @@ def _of(calendar: Calendar) -> str | None:
     return None if calendar.next_s is None else _second(calendar.next_s)
 
 
-def _at(monotonic_s: float) -> str:
+def _at(monotonic_s: float, now_s: float) -> str:
     """A monotonic time as one of the wall clock; what is overdue is due now."""
-    return _second(time.time() + max(monotonic_s, 0.0) - time.monotonic() if monotonic_s else time.time())
+    return _second(time.time() + (max(monotonic_s, 0.0) - now_s if monotonic_s else 0.0))
 
 
 def _second(when_s: float) -> str:

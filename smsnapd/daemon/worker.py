@@ -263,7 +263,7 @@ class Worker:
     def _show(self) -> None:
         """Pin up what is pending, what comes next, and the state that goes with it."""
         before = self._board.status
-        now = outlook(self._watching, self._retry, self._calendars)
+        now = outlook(self._watching, self._retry, self._calendars, self._clock())
         tell_changes(before.watcher, now, before.gaps)
         pending, now["requests"] = now["pending"], self._spending.status()
         if self._agenda.is_stopping:

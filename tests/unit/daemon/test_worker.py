@@ -237,6 +237,15 @@ def test_a_new_configuration_watches_anew_and_looks_at_everything(settled: Stage
     assert settled.until_rest() == [hinted(b"a")]
 
 
+def test_the_status_goes_by_the_same_clock(settled: Stage) -> None:
+    """Which is not that of the machine: how long that has been up must not matter."""
+    assert not settled.board.status.pending.rescan
+    settled.now += 10**9
+    settled.runs.errors = [StoreError("put", "no route", transient=True)]
+    settled.worker.turn()
+    assert settled.board.status.pending.rescan
+
+
 def test_the_end_commits_what_is_pending(settled: Stage) -> None:
     settled.watcher.hear(b"a", at=settled.now)
     settled.agenda.stop(20)
