@@ -17,7 +17,7 @@ from typing import Final
 
 Buffer = bytes | bytearray | memoryview | mmap.mmap
 
-PAST_CACHE_FROM: Final = 1024 * 1024
+PAST_CACHE_FROM: Final = 128 * 1024
 """Bytes that are worth a wait for the disk."""
 
 _ALIGNMENT: Final = 4096

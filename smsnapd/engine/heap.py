@@ -12,7 +12,8 @@ _MMAP_THRESHOLD: Final = -3
 _LARGEST: Final = 32 * 1024 * 1024
 """The most that glibc takes for the second: HEAP_MAX_SIZE / 2, and as much as a chunk has."""
 
-_KEPT: Final = 16 * 1024 * 1024
+_KEPT: Final = 64 * 1024 * 1024
+"""More than what is free at the top between two chunks, stored, opened and decompressed."""
 
 
 def keep_freed_memory() -> None:

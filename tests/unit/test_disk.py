@@ -18,9 +18,10 @@ from smsnapd.disk import PAST_CACHE_FROM, aligned_memory, sync_file_system, writ
 from tests.unit.volume.ext4 import loop_ext4
 
 PAGE = mmap.PAGESIZE
+MIB = 1 << 20
 SIZES = (
-    *(0, 1, 4095, PAST_CACHE_FROM - 1, PAST_CACHE_FROM, PAST_CACHE_FROM + 1, 2 * PAST_CACHE_FROM + 511),
-    *(4 * PAST_CACHE_FROM, 9 * PAST_CACHE_FROM + 4097),
+    *(0, 1, 4095, PAST_CACHE_FROM - 1, PAST_CACHE_FROM, PAST_CACHE_FROM + 1, 2 * MIB + 511),
+    *(4 * MIB, 9 * MIB + 4097),
 )
 
 
@@ -54,7 +55,7 @@ def cached_bytes(path: Path) -> int:
 
 @pytest.mark.root
 @pytest.mark.loop
-@pytest.mark.parametrize("offset", [0, 4096, 1000, 3 * PAST_CACHE_FROM])
+@pytest.mark.parametrize("offset", [0, 4096, 1000, 3 * MIB])
 @pytest.mark.parametrize("prepare", [bytes, bytearray, in_pages], ids=["bytes", "bytearray", "pages"])
 def test_it_is_all_there_and_nothing_else_is_touched(place: Path, offset: int, prepare: object) -> None:
     assert callable(prepare)
@@ -75,17 +76,17 @@ def test_it_is_all_there_and_nothing_else_is_touched(place: Path, offset: int, p
 @pytest.mark.root
 @pytest.mark.loop
 def test_holes_and_new_files_are_filled(place: Path) -> None:
-    data = noise(3 * PAST_CACHE_FROM + 77)
-    for name, size in (("new", 0), ("hole", 9 * PAST_CACHE_FROM)):
+    data = noise(3 * MIB + 77)
+    for name, size in (("new", 0), ("hole", 9 * MIB)):
         path = place / name
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
         os.ftruncate(fd, size)
-        write_at(fd, data, PAST_CACHE_FROM)
+        write_at(fd, data, MIB)
         os.close(fd)
         found = path.read_bytes()
-        assert found[: PAST_CACHE_FROM + len(data)] == bytes(PAST_CACHE_FROM) + data
-        assert not any(found[PAST_CACHE_FROM + len(data) :])
-        assert len(found) == max(size, PAST_CACHE_FROM + len(data))
+        assert found[: MIB + len(data)] == bytes(MIB) + data
+        assert not any(found[MIB + len(data) :])
+        assert len(found) == max(size, MIB + len(data))
 
 
 @pytest.mark.root
@@ -95,23 +96,23 @@ def test_many_bytes_leave_the_page_cache_alone(place: Path, prepare: object) -> 
     assert callable(prepare)
     path = place / "file"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    write_at(fd, prepare(noise(16 * PAST_CACHE_FROM + 100)), 0)
+    write_at(fd, prepare(noise(16 * MIB + 100)), 0)
     sync_file_system(fd)
     os.close(fd)
     assert cached_bytes(path) <= 2 * PAGE
-    path.write_bytes(noise(PAST_CACHE_FROM))
-    assert cached_bytes(path) == PAST_CACHE_FROM  # so that the figure above means something
+    path.write_bytes(noise(MIB))
+    assert cached_bytes(path) == MIB  # so that the figure above means something
 
 
 def test_each_piece_that_is_taken_is_a_sign_of_life(tmp_path: Path) -> None:
     taken: list[int] = []
     path = tmp_path / "file"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    write_at(fd, bytes(9 * PAST_CACHE_FROM), 0, lambda: taken.append(path.stat().st_size))
+    write_at(fd, bytes(9 * MIB), 0, lambda: taken.append(path.stat().st_size))
     os.close(fd)
     assert len(taken) >= 3
     assert taken == sorted(set(taken))
-    assert taken[-1] == 9 * PAST_CACHE_FROM
+    assert taken[-1] == 9 * MIB
 
 
 @pytest.mark.parametrize("where", ["fcntl", "pwrite"])
@@ -137,7 +138,7 @@ def test_without_such_a_way_they_go_the_other(
         monkeypatch.setattr(disk.fcntl, "fcntl", no_fcntl)
     else:
         monkeypatch.setattr(disk.os, "pwrite", no_pwrite)
-    data = noise(9 * PAST_CACHE_FROM + 1)
+    data = noise(9 * MIB + 1)
     fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
     write_at(fd, data, 0)
     assert not real_fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
@@ -153,15 +154,15 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
         room = os.statvfs(root)
         fd = os.open(root / "file", os.O_RDWR | os.O_CREAT)
         with pytest.raises(OSError, match="No space left"):
-            for number in range(room.f_blocks * room.f_frsize // (4 * PAST_CACHE_FROM) + 1):
-                write_at(fd, noise(4 * PAST_CACHE_FROM + 5), number * 4 * PAST_CACHE_FROM)
+            for number in range(room.f_blocks * room.f_frsize // (4 * MIB) + 1):
+                write_at(fd, noise(4 * MIB + 5), number * 4 * MIB)
         assert not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
         os.close(fd)
 
 
 def test_a_descriptor_for_appending_keeps_its_order(tmp_path: Path) -> None:
     fd = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    data = noise(2 * PAST_CACHE_FROM)
+    data = noise(2 * MIB)
     write_at(fd, data, 0)
     os.close(fd)
     assert (tmp_path / "file").read_bytes() == data
