@@ -28,6 +28,7 @@ from smsnapd.errors import (
     StoreError,
     UsageError,
 )
+from smsnapd.model import path_text
 from smsnapd.store.base import Buffer, ObjectInfo, check_size
 from smsnapd.store.file_body import read_all, write_all
 from smsnapd.store.leftovers import remove_leftovers
@@ -262,8 +263,14 @@ class DirectoryStore:
     def _make_root(self) -> None:
         try:
             os.mkdir(self._path, 0o700)
-        except FileExistsError:
-            pass
+        except FileExistsError as error:  # somebody was quicker, unless it cannot be opened all the same
+            if os.path.islink(self._path) and not os.path.exists(self._path):
+                leads_to = path_text(os.readlink(self._path))
+                raise StoreError(
+                    f"make the directory of {self.url}",
+                    f"a symbolic link is there, to {leads_to}, which does not exist",
+                    "mount the disk that it leads to, or make that directory",
+                ) from error
         except FileNotFoundError as error:
             raise StoreError(
                 f"make the directory of {self.url}",

@@ -125,6 +125,20 @@ def test_a_missing_parent_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_link_to_a_disk_that_is_not_mounted_is_told(tmp_path: Path) -> None:
+    (tmp_path / "root").symlink_to(tmp_path / "disk")
+    store = store_in(tmp_path / "root")
+    assert list(store.list("")) == []
+    for put in (lambda: store.put("a", b"x"), lambda: store.replace("a", b"x", None)):
+        with pytest.raises(StoreError, match=f"symbolic link is there, to {tmp_path}/disk") as caught:
+            put()
+        assert "mount" in caught.value.hint
+    (tmp_path / "disk").mkdir()
+    store.put("a", b"x")
+    assert (tmp_path / "disk" / "a").read_bytes() == b"x"
+    store.close()
+
+
 def test_reading_makes_nothing(tmp_path: Path) -> None:
     store = store_in(tmp_path / "root")
     assert list(store.list("")) == []
