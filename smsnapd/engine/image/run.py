@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from smsnapd.engine.backup.finding import UNSETTLED_NS
 from smsnapd.engine.backup.heldvolume import opened_state, state_away
@@ -40,6 +41,8 @@ from smsnapd.volume.frozen import check_may_freeze
 from smsnapd.volume.mounts import Mount, find_mount, used_bytes
 from smsnapd.volume.scan import Excludes, ScanReport, entry_of
 from smsnapd.volume.tree import Tree
+
+_FORGOTTEN: Final = "the local state of the last image is lost: more may be stored than has changed"
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,8 @@ class _ImageRun:
             table = self._table(before)
             if before is not None:
                 known = digests if before.snapshot == remembered.snapshot else None
+                if known is None:
+                    self._given.note(_FORGOTTEN)
                 before.take_over(cells, known, table.data_keys)
             names = Names(self._tree, Excludes(self._request.exclude, own), self._directory)
             stack.callback(names.close)
