@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from smsnapd.store import Store, StoreSettings, open_store
 from tests.servers import S3Server, ServerMissingError, moto, seaweedfs
@@ -19,6 +20,12 @@ MARKERS = (
     "server: needs an S3 server on this machine",
     "slow: takes more than a few seconds",
 )
+
+
+# How long an example takes is the business of the machine: by default more than 0.2 s are an error.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if settings.get_current_profile_name() == "default":  # hypothesis has one of its own for CI, as patient
+    settings.load_profile("any machine")
 
 
 def pytest_configure(config: pytest.Config) -> None:
