@@ -6,7 +6,6 @@ Waits are generous and end as soon as what is waited for is there; no time is as
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from smsnapd.engine.backup.snapshot import INLINE_ENTRIES
 from tests.e2e.daemon import PATIENCE_S, SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook, one_line
+from tests.servers import free_ports
 
 
 @pytest.fixture
@@ -58,6 +58,7 @@ def test_it_starts_and_commits_what_changes(daemon: Daemon) -> None:
 
 def test_it_makes_way_for_others(daemon: Daemon) -> None:
     daemon.start()
+    daemon.until("idle")  # a run has threads that may be gone before they are asked
     assert daemon.process is not None
     threads = [int(name) for name in os.listdir(f"/proc/{daemon.process.pid}/task")]
     assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {10}
@@ -264,10 +265,7 @@ def metrics(text: str) -> dict[str, float]:
 
 def test_metrics_and_the_hook_tell_how_it_goes_while_nobody_answers_pings(daemon: Daemon) -> None:
     place = daemon.notebook.place
-    with socket.socket() as free, socket.socket() as closed:
-        free.bind(("127.0.0.1", 0))
-        closed.bind(("127.0.0.1", 0))
-        port, nobody = free.getsockname()[1], closed.getsockname()[1]
+    (port, nobody) = free_ports(2)
     (place / "hook").write_text(
         'echo "$SMSNAP_EVENT $SMSNAP_RUN $SMSNAP_SNAPSHOT_KIND $SMSNAP_ERROR" >> told'
     )

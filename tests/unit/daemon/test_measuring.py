@@ -43,6 +43,7 @@ from smsnapd.daemon.telling import Notice
 from smsnapd.errors import ConfigError
 from smsnapd.telemetry import metrics
 from smsnapd.telemetry.metrics import Exporter, write_whole
+from tests.servers import free_ports
 from tests.unit.daemon.fakes import logged, make_plan
 
 T = TypeVar("T")
@@ -231,9 +232,8 @@ def stand(tmp_path: Path) -> Iterator[Stand]:
 
 @pytest.fixture
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    (port,) = free_ports(1)
+    return port
 
 
 @pytest.fixture
