@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.daemon import eventually
 from tests.fault.daemon.daily import AT_FULL_LENGTH, trial
 from tests.fault.daemon.workload import AtWork, now_and_then
 
@@ -25,6 +26,7 @@ def test_every_recovery_point_is_what_the_volume_was(place: Path, kind: str) -> 
             while time.monotonic() < end:
                 time.sleep(0.1)
                 working.check()
+            eventually(lambda: working.check() or at.methods().count("events") > 1, "points by events")
         at.settle()
         at.daemon.is_whole()
         found = at.judge()

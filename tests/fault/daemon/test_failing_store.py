@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from smsnapd.store import StoreSettings, open_store
+from tests.e2e.daemon import PATIENCE_S
 from tests.fault.daemon.daily import AT_FULL_LENGTH, Trial, trial
 from tests.fault.daemon.weather import BAD, Weather
 from tests.fault.daemon.workload import AtWork, now_and_then
@@ -81,19 +82,25 @@ def test_with_a_store_that_fails_half_of_the_time_no_recovery_point_is_wrong(
 
 
 def watch(at: Trial, weather: Weather) -> tuple[list[int], list[str]]:
-    """Let it go on for a while: the memory of the daemon and its workers, and since when it said it fails."""
+    """Let it go on for a while: the memory of the daemon and its workers, and since when it said it fails.
+
+    Longer on a slow machine: until it has failed, and has made some points between failures.
+    """
     memory: list[int] = []
     failing: list[str] = []
+    points: set[str] = set()
     assert at.daemon.process is not None
     end_s = time.monotonic() + LASTS_S
     weather.begin()
     with AtWork(at.work, now_and_then) as working:
-        while time.monotonic() < end_s:
+        while time.monotonic() < end_s or not failing or len(points) <= 3:
+            assert time.monotonic() < end_s + PATIENCE_S, (failing, points)
             time.sleep(0.3)
             working.check()
             assert at.daemon.process.poll() is None, at.daemon.log.read_text()
             memory.append(memory_of(at.daemon.process.pid))
             status = at.status
+            points.add(status["last_recovery_point"]["id"])
             if status["state"] == "failing":
                 failing.append(status["last_error"]["since"])
     return memory, failing

@@ -21,12 +21,13 @@ def test_what_is_appended_to_a_file_that_is_never_closed_is_in_a_recovery_point(
         at.settle()
         with (at.notebook.volume / "log").open("w", buffering=1) as log:
             text = ""
-            for number in range(3):
-                text += f"line {number}\n"
-                log.write(f"line {number}\n")
+            # Where the watcher has not caught up in time everything is looked at, which shows nothing here.
+            while at.methods().count("events") < 3:
+                assert len(text) < 200, "each was found by a look at everything"
+                text += f"line {len(text)}\n"
+                log.write(text.splitlines(keepends=True)[-1])
                 at.daemon.holds("log", text)
-        methods = at.methods()
-        assert methods[0] == "scan" and set(methods[1:]) == {"events"}
+        assert at.methods()[0] == "scan"
 
 
 @pytest.mark.parametrize("kind", ["fanotify", "inotify"])
