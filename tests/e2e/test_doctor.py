@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from smsnapd.cli.doctor.findings import examine
 from smsnapd.cli.doctor.patient import Patient
 from tests.e2e.daemon import SCHEDULE, Daemon, eventually
 from tests.e2e.transcript import Notebook, Said
@@ -324,16 +323,16 @@ def test_no_way_to_the_server(tmp_path: Path) -> None:
     assert checks["mounted"]["verdict"] == checks["state"]["verdict"] == "ok"
 
 
-def test_a_server_that_never_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It accepts and is silent. The time of a check is made short; what it would wait for is longer."""
-    monkeypatch.setattr("smsnapd.cli.doctor.verb.examine", partial(examine, check_s=0.5))
+def test_a_server_that_never_answers(tmp_path: Path) -> None:
+    """It accepts and is silent. The time of a check is as it is: all others must be done in theirs."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         notebook = on_s3(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}", "bucket")
         status, checks = notebook.verdicts(**KEYS)
     assert status == 1 and failed(checks) == {"reach"}
-    assert "no answer" in checks["reach"]["told"]
+    # Its own time is up first, as a rule, and that of the check where threads have to wait for theirs.
+    assert any(words in checks["reach"]["told"] for words in ("did not answer in time", "no answer"))
     assert checks["rights"]["verdict"] == "skipped"
 
 

@@ -14,8 +14,8 @@ KEEPER = """
 import json, os, sys
 from smsnapd.daemon.considerate import give_back_memory, use_malloc
 
-def held_kib():
-    return int(open("/proc/self/smaps_rollup").read().partition("Pss:")[2].split()[0])
+def held_kib():  # of its own: what it has of libraries is more when others that have them too end
+    return int(open("/proc/self/smaps_rollup").read().partition("Anonymous:")[2].split()[0])
 
 use_malloc(os.environ)
 before = held_kib()

@@ -320,10 +320,10 @@ def test_who_heard_too_often_has_heard(server: Server, shown: Shown) -> None:
 @pytest.mark.usefixtures("no_pauses")
 def test_a_server_that_is_down(server: Server, shown: Shown, log: Logged) -> None:
     url = server.url
-    gone = Server()
-    gone.stop()
-    pinger = Pinger(url.replace(str(server.server_port), str(gone.server_port)), shown.standing)
-    pinger.errand(FAILED).run()
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        pinger = Pinger(url.replace(str(server.server_port), str(closed.getsockname()[1])), shown.standing)
+        pinger.errand(FAILED).run()
     assert shown.trouble == ["it failed: Connection refused"]
     server.answers = [(503, "")] * 3
     pinger = Pinger(url, shown.standing)
