@@ -140,7 +140,7 @@ class FaultProxy:
 
     def __enter__(self) -> FaultProxy:
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(60)
         assert self.endpoint, "the proxy did not start"
         return self
 
@@ -148,7 +148,7 @@ class FaultProxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(10)
+        self._thread.join(60)
         assert not self._thread.is_alive(), "the proxy did not stop"
 
     async def _run(self) -> None:

@@ -136,11 +136,11 @@ def test_the_listener_wakes_the_worker_once_for_a_flood(tmp_path: Path) -> None:
     watching = Watching(make_plan(tmp_path), woken.release, watcher=watcher)  # type: ignore[arg-type]
     for number in range(1000):
         watcher.hear(b"%d" % number, at=time.monotonic())
-    assert woken.acquire(timeout=30)
+    assert woken.acquire(timeout=60)
     assert not woken.acquire(timeout=0.05)
     assert len(watching.take(scan=False).taken.directories) == 1000
     watcher.hear(b"again", at=time.monotonic())
-    assert woken.acquire(timeout=30)
+    assert woken.acquire(timeout=60)
     watching.stop()
     assert not any(thread.name == "watch-listener" for thread in threading.enumerate())
 

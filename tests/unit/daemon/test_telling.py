@@ -489,8 +489,8 @@ def test_a_hook_that_is_not_there(tmp_path: Path, shown: Shown, command: tuple[s
 
 def test_a_hook_that_hangs_is_killed_with_all_its_group(tmp_path: Path, shown: Shown) -> None:
     text = "trap '' TERM; sleep 600 & echo $! > child; exec sleep 600"
-    hook_of(tmp_path, shown, text, longest_s=2).errand(START).run()
-    assert shown.trouble == ["it failed: it took longer than 2 s and was killed"]
+    hook_of(tmp_path, shown, text, longest_s=5).errand(START).run()
+    assert shown.trouble == ["it failed: it took longer than 5 s and was killed"]
     child = int((tmp_path / "child").read_text())
     eventually(lambda: not alive(child), "the child's end")
 
@@ -522,7 +522,7 @@ def test_what_a_hook_leaves_behind_ends_with_it(tmp_path: Path, shown: Shown) ->
 
 def test_a_hook_is_not_waited_for_where_another_group_holds_its_output(tmp_path: Path, shown: Shown) -> None:
     text = "setsid sleep 600 & echo $! > child"
-    hook_of(tmp_path, shown, text, longest_s=2).errand(START).run()
+    hook_of(tmp_path, shown, text, longest_s=5).errand(START).run()
     child = int((tmp_path / "child").read_text())
     assert alive(child) and "longer" in str(shown.trouble)
     os.kill(child, 9)

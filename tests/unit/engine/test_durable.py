@@ -29,7 +29,7 @@ class Slow(MemoryStore):
     def barrier(self) -> None:
         self.barriers += 1
         self.began.set()
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         if self.broken:
             raise StoreError("make the objects durable", "the test broke it")
 
@@ -56,7 +56,7 @@ def ref(number: int) -> ChunkRef:
 
 def test_the_run_goes_on_while_the_barrier_lasts(durable: Durable, store: Slow, journal: Journal) -> None:
     durable.take([ref(1)])
-    assert store.began.wait(30)
+    assert store.began.wait(60)
     durable.take([ref(2)])
     durable.take([ref(3)])
     assert (store.barriers, journal.read()) == (1, [])

@@ -110,7 +110,7 @@ class Slow(MemoryStore):
 
     def put(self, name: str, data: Buffer) -> None:
         if "/chunks/" in name and not self.waited:
-            for _ in range(3000 if self._moves else 30):
+            for _ in range(10_000 if self._moves else 30):
                 if self._moves:
                     uploading.mark()
                 if all(event.wait(0.01) for event in self._events):

@@ -45,13 +45,13 @@ def test_what_was_under_way_together_is_refused_once() -> None:
 
     def request(_: int) -> None:
         with throttle.turn() as turn:
-            inside.wait(10)
-            leave.wait(10)
+            inside.wait(60)
+            leave.wait(60)
             turn.refuse()
 
     with ThreadPoolExecutor(8) as threads:
         done = threads.map(request, range(8))
-        inside.wait(10)
+        inside.wait(60)
         leave.set()
         list(done)
     assert throttle.window == 4
@@ -113,7 +113,7 @@ def test_first_come_first_served() -> None:
             while len(throttle._waiting) < number:
                 pass
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert order == list(range(6))
 
 

@@ -815,7 +815,7 @@ def test_what_is_written_goes_to_the_disk_early(
     monkeypatch.setattr(writeback, "INTERVAL_S", 0.001)
     monkeypatch.setattr(writeback, "syncfs", syncfs)
     with target.early_writeback():
-        assert twice.wait(30)
+        assert twice.wait(60)
         put(target, b"f", b"x")
     assert fails == (len(asked) == 1)
     assert "writeback" not in {thread.name for thread in threading.enumerate()}
