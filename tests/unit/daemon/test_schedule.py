@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
+from tzlocal import reload_localzone
 
 from smsnapd.daemon.schedule import Calendar
 from smsnapd.errors import ConfigError
@@ -17,9 +18,11 @@ DAY = 86400.0
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
+    reload_localzone()  # an earlier test's calendar may have had the machine's own looked up
     yield
     monkeypatch.undo()
     time.tzset()
+    reload_localzone()
 
 
 class Clock:
