@@ -93,7 +93,7 @@ def fresh_target(place: Path) -> Iterator[Path]:
             subprocess.run(
                 ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-N", "1200000", image], check=True
             )
-            mounted = subprocess.run(["mount", "-o", "loop", image, target], check=False).returncode == 0
+            mounted = _mount(image, target)
         place_to_fill = target / "filled"
         place_to_fill.mkdir()
         yield place_to_fill
@@ -102,6 +102,24 @@ def fresh_target(place: Path) -> Iterator[Path]:
             subprocess.run(["umount", target], check=True)
         image.unlink(missing_ok=True)
         shutil.rmtree(target)
+
+
+def _mount(image: Path, target: Path) -> bool:
+    """Mount a file system image; whether that went well.
+
+    The loop device reads and writes past the page cache, as a disk does: by itself it would copy all that is
+    written to it into the pages of its file.
+    """
+    command = ["losetup", "--find", "--show", "--direct-io=on", image]
+    attached = subprocess.run(command, check=False, capture_output=True, text=True)
+    if attached.returncode:
+        return False
+    device = attached.stdout.strip()
+    if subprocess.run(["mount", device, target], check=False).returncode:
+        subprocess.run(["losetup", "-d", device], check=True)
+        return False
+    subprocess.run(["losetup", "-d", device], check=True)  # when it is unmounted: it is in use until then
+    return True
 
 
 def _warm(volume: str, *, contents: bool) -> None:
