@@ -7,6 +7,7 @@ from typing import Final
 
 _TRIM_THRESHOLD: Final = -1
 _MMAP_THRESHOLD: Final = -3
+_ARENA_MAX: Final = -8
 """mallopt(3), malloc.h."""
 
 _LARGEST: Final = 32 * 1024 * 1024
@@ -25,5 +26,6 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
+        libc.mallopt(_ARENA_MAX, 1)  # each would keep such buffers of its own
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
         libc.mallopt(_TRIM_THRESHOLD, _KEPT)

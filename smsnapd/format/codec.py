@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import secrets
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final, NamedTuple
@@ -141,7 +141,9 @@ class Sealer:
     For one thread. Its memory is that of the largest object that it has sealed.
     """
 
-    def __init__(self, level: int = 1) -> None:
+    def __init__(self, level: int = 1, release: Callable[[], None] | None = None) -> None:
+        """`release` is called when the memory of the last result is needed: until then it may be used."""
+        self._release = release
         self._compressor = zstandard.ZstdCompressor(
             level=level, write_checksum=False, write_content_size=True, write_dict_id=False
         )
@@ -170,6 +172,8 @@ class Sealer:
         plain_size = _LENGTH_SIZE + len(frame)
         size = padme(max(SEALED_MINIMUM, HEADER_SIZE + plain_size + _TAG_SIZE))
         header = _HEADER.pack(_MAGIC, _VERSION, type_, 0, key_id, salt, size - HEADER_SIZE)
+        if self._release is not None:
+            self._release()
         target = self._room(size)
         target[:HEADER_SIZE] = header
         padding = size - HEADER_SIZE - plain_size - _TAG_SIZE

@@ -72,13 +72,14 @@ class ChunkPutter:
     def __init__(self, task: SealingTask, store: Store) -> None:
         self._task = task
         self._store = store
-        self._sealer = Sealer(task.level)
+        self._sealer = Sealer(task.level, self._wait_for_buffer)
         self._known = set(task.known)
         self._attachable = task.attach_limit
         self._durable: list[ChunkRef] = []
         self._uploads: _Uploads | None = None
-        if task.settings.url.startswith("s3:"):
-            self._uploads = _Uploads(self._durable)
+        self._at_once = _puts_at_once(task.settings.url)
+        if self._at_once:
+            self._uploads = _Uploads(self._durable, self._at_once)
 
     def drain(self) -> None:
         """Wait for the puts under way."""
@@ -112,12 +113,17 @@ class ChunkPutter:
 
     def _put(self, name: str, sealed: memoryview, ref: ChunkRef) -> ChunkRef:
         if self._uploads is not None:
-            # The buffer is needed for the next chunk meanwhile.
-            self._uploads.put(partial(self._put_now, name, bytes(sealed), ref))
+            # The sealer's memory is one put's, until it is needed for the next chunk; several need their own.
+            data = sealed if self._at_once == 1 else bytes(sealed)
+            self._uploads.put(partial(self._put_now, name, data, ref))
             return ref
         ref = self._put_now(name, sealed, ref)
         self._durable.append(ref)
         return ref
+
+    def _wait_for_buffer(self) -> None:
+        if self._uploads is not None and self._at_once == 1:
+            self._uploads.drain()
 
     def _put_now(self, name: str, sealed: bytes | memoryview, ref: ChunkRef) -> ChunkRef:
         try:
@@ -139,13 +145,20 @@ class ChunkPutter:
         return durable
 
 
+def _puts_at_once(url: str) -> int:
+    """How many puts are under way while the next chunk is made; 0 if that waits for each."""
+    if url.startswith("s3:"):
+        return UPLOADS_AT_ONCE
+    return 1 if url.startswith("file:") else 0
+
+
 class _Uploads:
     """Puts under way on some threads; the next one waits when all are busy. What is done goes to `done`."""
 
-    def __init__(self, done: list[ChunkRef]) -> None:
+    def __init__(self, done: list[ChunkRef], most: int) -> None:
         self._done = done
-        self._width = Width(UPLOADS_AT_ONCE)
-        self._threads = ThreadPoolExecutor(UPLOADS_AT_ONCE, thread_name_prefix="upload")
+        self._width = Width(most)
+        self._threads = ThreadPoolExecutor(most, thread_name_prefix="upload")
         self._under_way: deque[Future[ChunkRef]] = deque()
 
     def put(self, work: Callable[[], ChunkRef]) -> None:

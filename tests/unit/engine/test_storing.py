@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,7 +93,7 @@ def check_durable(store: Counting, results: list[StoreResult], count: int) -> No
         assert (ref.stored_length, ref.stored_hash) == (len(data), stored_hash(data))
 
 
-@pytest.mark.parametrize("url", ["memory://test", "s3://bucket"])
+@pytest.mark.parametrize("url", ["memory://test", "file:///there", "s3://bucket"])
 def test_two_workers_that_make_the_same_chunks_agree_on_one(
     tmp_path: Path, store: Counting, make: Callable[..., StoreWorker], url: str
 ) -> None:
@@ -111,7 +112,7 @@ def test_two_workers_that_make_the_same_chunks_agree_on_one(
     check_durable(store, results, 10)
 
 
-@pytest.mark.parametrize("url", ["memory://test", "s3://bucket"])
+@pytest.mark.parametrize("url", ["memory://test", "file:///there", "s3://bucket"])
 def test_a_chunk_is_put_once_by_one_worker(
     tmp_path: Path, store: Counting, make: Callable[..., StoreWorker], url: str
 ) -> None:
@@ -131,16 +132,40 @@ def test_a_chunk_is_put_once_by_one_worker(
     assert store.puts == 2
 
 
+@pytest.mark.parametrize("url", ["file:///there", "s3://bucket"])
 def test_a_put_that_fails_ends_the_work(
-    tmp_path: Path, store: Counting, make: Callable[..., StoreWorker]
+    tmp_path: Path, store: Counting, make: Callable[..., StoreWorker], url: str
 ) -> None:
     (tmp_path / "large").write_bytes(os.urandom(8 * MIB))
     store.broken = True
-    worker = make("s3://bucket")
+    worker = make(url)
     worker.handle(range_job(tmp_path, "large", (0, 8 * MIB)))
     with pytest.raises(StoreError, match="broke"):
         worker.finish()
     worker.close()
+
+
+@pytest.mark.parametrize("url", ["file:///there", "s3://bucket"])
+def test_a_slow_put_has_its_own_bytes_while_the_next_chunks_are_made(
+    tmp_path: Path,
+    store: Counting,
+    make: Callable[..., StoreWorker],
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "large").write_bytes(os.urandom(32 * MIB))
+    quick = store.put
+
+    def slow(name: str, data: Buffer) -> None:
+        time.sleep(0.3)
+        quick(name, data)
+
+    monkeypatch.setattr(store, "put", slow)
+    worker = make(url)
+    job = range_job(tmp_path, "large", *[(start * MIB, (start + 8) * MIB) for start in (0, 8, 16, 24)])
+    results = [sent(worker.handle(job)), sent(worker.finish())]
+    worker.close()
+    check_durable(store, results, 4)
 
 
 def test_what_lies_under_a_chunks_name_and_is_none_is_not_adopted(

@@ -83,6 +83,17 @@ def test_a_sealer_reuses_its_buffer() -> None:
         assert open_sealed(sealed.data, CHUNK, KEY, CONTEXT) == content
 
 
+def test_a_result_may_be_used_until_the_sealer_asks_for_its_memory() -> None:
+    used: list[bytes] = []
+    sealer = Sealer(release=lambda: used.append(bytes(last.data)) if last else None)
+    last, wanted = None, []
+    for size in (3_000_000, 10, 4_000_000, 3_000_000):
+        content = blake3(size.to_bytes(4, "little")).digest(size)
+        wanted.append(seal(CHUNK, KEY, KEY_ID, CONTEXT, content, salt=SALT))
+        last = sealer.seal(CHUNK, KEY, KEY_ID, CONTEXT, content, salt=SALT)
+    assert used == wanted[:-1]
+
+
 @pytest.mark.parametrize("type_", ObjectType)
 def test_the_largest_content_is_sealed_and_one_byte_more_is_not(type_: ObjectType) -> None:
     limit = CONTENT_LIMITS[type_]
