@@ -47,12 +47,7 @@ def shares(report: str) -> dict[str, float]:
     for line in report.splitlines():
         match = re.match(r"\s*([\d.]+)%\s*\|\s*(\S+)\s*\|\s*\[.\]\s*(\S+)", line)
         if match:
-            part = next(
-                name
-                for name, dso, symbol in _PARTS
-                if re.search(dso, match[2]) and re.search(symbol, match[3])
-            )
-            found[part] += float(match[1])
+            found[_part_of(match[2], match[3])] += float(match[1])
     whole = found.total()
     return {name: value / whole for name, value in found.most_common()} if whole else {}
 
