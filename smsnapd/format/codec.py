@@ -7,7 +7,6 @@ import secrets
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final, NamedTuple
 
 import zstandard
@@ -141,13 +140,22 @@ class Sealer:
     For one thread. Its memory is that of the largest object that it has sealed.
     """
 
-    def __init__(self, level: int = 1, release: Callable[[], None] | None = None) -> None:
-        """`release` is called when the memory of the last result is needed: until then it may be used."""
+    def __init__(
+        self,
+        level: int = 1,
+        memory: Callable[[int], memoryview] | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> None:
+        """`memory` gives so many bytes for results; its own are a bytearray's.
+
+        `release` is called when the memory of the last result is needed: until then it may be used.
+        """
+        self._memory = memory or _memory
         self._release = release
         self._compressor = zstandard.ZstdCompressor(
             level=level, write_checksum=False, write_content_size=True, write_dict_id=False
         )
-        self._buffer = _pages(1)
+        self._buffer = memoryview(b"")
 
     def seal(
         self,
@@ -183,14 +191,13 @@ class Sealer:
 
     def _room(self, size: int) -> memoryview:
         if len(self._buffer) < size:
-            self._buffer = _pages(1)  # let go of the old one first
-            self._buffer = _pages(size + size // 8)
-        return memoryview(self._buffer)[:size]
+            self._buffer = memoryview(b"")  # let go of the old one first
+            self._buffer = self._memory(size + size // 8)
+        return self._buffer[:size]
 
 
-def _pages(size: int) -> mmap:
-    """Memory that begins with a page: such goes to a disk without a copy."""
-    return mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS)
+def _memory(size: int) -> memoryview:
+    return memoryview(bytearray(size))
 
 
 def _encrypt(key: bytearray, associated: bytes, frame: bytes, padding: int, target: memoryview) -> None:

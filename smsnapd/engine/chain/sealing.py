@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from smsnapd.disk import aligned_memory
 from smsnapd.engine.chain.width import Width
 from smsnapd.errors import ObjectExistsError
 from smsnapd.format import names
@@ -72,7 +73,7 @@ class ChunkPutter:
     def __init__(self, task: SealingTask, store: Store) -> None:
         self._task = task
         self._store = store
-        self._sealer = Sealer(task.level, self._wait_for_buffer)
+        self._sealer = Sealer(task.level, _pages, self._wait_for_buffer)
         self._known = set(task.known)
         self._attachable = task.attach_limit
         self._durable: list[ChunkRef] = []
@@ -143,6 +144,11 @@ class ChunkPutter:
         durable = self._durable.copy()
         self._durable.clear()
         return durable
+
+
+def _pages(size: int) -> memoryview:
+    """Memory that goes to a disk without a copy."""
+    return memoryview(aligned_memory(size))
 
 
 def _puts_at_once(url: str) -> int:
