@@ -20,10 +20,11 @@ Buffer = bytes | bytearray | memoryview | mmap.mmap
 PAST_CACHE_FROM: Final = 128 * 1024
 """Bytes that are worth a wait for the disk."""
 
-_ALIGNMENT: Final = 4096
-"""What open(2) asks of offset, length and memory with O_DIRECT: whole blocks, and no disk has larger ones."""
+_ALIGNMENT: Final = max(4096, mmap.PAGESIZE)
+"""What offset, length and memory of a direct write are multiples of: blocks of disks, as open(2) asks, and
+pages, so that no other process has one of them in the cache because of its own part of it."""
 _AT_ONCE: Final = 4 * 1024 * 1024
-_WITHOUT_SYNCFS: Final = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_WITHOUT: Final = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 _SYNC_FILE_RANGE_WRITE: Final = 2
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -39,10 +40,15 @@ def write_at(fd: int, data: Buffer, offset: int, written: Callable[[], None] | N
     count = len(data)
     if count < PAST_CACHE_FROM:
         done = os.pwrite(fd, data, offset)
+        if written is not None and done:
+            written()
     else:
         done = _write_past_cache(fd, memoryview(data), offset, written)
     while done < count:
-        done += os.pwrite(fd, memoryview(data)[done : done + _AT_ONCE], offset + done)
+        taken = os.pwrite(fd, memoryview(data)[done : done + _AT_ONCE], offset + done)
+        if not taken:
+            raise OSError(errno.EIO, "nothing more is taken, and nothing said why")
+        done += taken
         if written is not None:
             written()
 
@@ -66,7 +72,7 @@ def sync_file_system(fd: int) -> None:
     if syncfs(fd) == 0:
         return
     number = ctypes.get_errno()
-    if number not in _WITHOUT_SYNCFS:
+    if number not in _WITHOUT:
         raise OSError(number, os.strerror(number))
     os.sync()
 
@@ -98,11 +104,14 @@ def _write_past_cache(fd: int, data: memoryview, offset: int, written: Callable[
     try:
         while done < whole and not done % _ALIGNMENT:
             with _aligned(data[done : min(whole, done + _AT_ONCE)]) as piece:
-                done += os.pwrite(fd, piece, offset + done)
+                taken = os.pwrite(fd, piece, offset + done)
+            if not taken:  # the other way is told why
+                break
+            done += taken
             if written is not None:
                 written()
     except OSError as error:
-        if error.errno != errno.EINVAL:  # that one: it wants more than is known here, or has no such way
+        if error.errno not in _WITHOUT:  # those: it wants more than is known here, or has no such way
             raise
     finally:
         fcntl.fcntl(fd, fcntl.F_SETFL, flags)

@@ -104,20 +104,38 @@ def test_many_bytes_leave_the_page_cache_alone(place: Path, prepare: object) -> 
     assert cached_bytes(path) == MIB  # so that the figure above means something
 
 
-def test_each_piece_that_is_taken_is_a_sign_of_life(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [1, 65536, PAST_CACHE_FROM - 1, PAST_CACHE_FROM, 9 * MIB])
+def test_each_piece_that_is_taken_is_a_sign_of_life(tmp_path: Path, size: int) -> None:
     taken: list[int] = []
     path = tmp_path / "file"
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
-    write_at(fd, bytes(9 * MIB), 0, lambda: taken.append(path.stat().st_size))
+    write_at(fd, bytes(size), 0, lambda: taken.append(path.stat().st_size))
     os.close(fd)
-    assert len(taken) >= 3
+    assert len(taken) >= (3 if size > 8 * MIB else 1)
     assert taken == sorted(set(taken))
-    assert taken[-1] == 9 * MIB
+    assert taken[-1] == size
 
 
+def test_what_takes_nothing_and_says_nothing_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    lives: list[int] = []
+    monkeypatch.setattr(disk.os, "pwrite", lambda *_: 0)
+    for size in (100, 9 * MIB):
+        with pytest.raises(OSError, match="nothing more is taken"):
+            write_at(fd, bytes(size), 0, lambda: lives.append(1))
+    assert lives == []
+    monkeypatch.undo()
+    os.close(fd)
+
+
+@pytest.mark.root
+@pytest.mark.loop
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EOPNOTSUPP])
 @pytest.mark.parametrize("where", ["fcntl", "pwrite"])
 def test_without_such_a_way_they_go_the_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int
 ) -> None:
     real_fcntl, real_pwrite = fcntl.fcntl, os.pwrite
     refused: list[str] = []
@@ -125,13 +143,13 @@ def test_without_such_a_way_they_go_the_other(
     def no_fcntl(fd: int, command: int, argument: int = 0) -> int:
         if command == fcntl.F_SETFL and argument & os.O_DIRECT:
             refused.append("fcntl")
-            raise OSError(errno.EINVAL, "no")
+            raise OSError(number, "no")
         return real_fcntl(fd, command, argument)
 
     def no_pwrite(fd: int, data: memoryview, offset: int) -> int:
         if real_fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT and offset:
             refused.append("pwrite")
-            raise OSError(errno.EINVAL, "no")
+            raise OSError(number, "no")
         return real_pwrite(fd, data, offset)
 
     if where == "fcntl":
@@ -139,12 +157,12 @@ def test_without_such_a_way_they_go_the_other(
     else:
         monkeypatch.setattr(disk.os, "pwrite", no_pwrite)
     data = noise(9 * MIB + 1)
-    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    fd = os.open(place / "file", os.O_RDWR | os.O_CREAT)
     write_at(fd, data, 0)
     assert not real_fcntl(fd, fcntl.F_GETFL) & os.O_DIRECT
     os.close(fd)
-    assert (tmp_path / "file").read_bytes() == data
-    assert where in refused or where == "pwrite"
+    assert (place / "file").read_bytes() == data
+    assert where in refused
 
 
 @pytest.mark.root

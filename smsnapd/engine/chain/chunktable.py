@@ -57,7 +57,8 @@ class ChunkTable:
         """What was put in the end: of two workers that made one chunk, the first one's object stays."""
         for ref in refs:
             number = self._numbers.get(ref.name_hash)
-            if number is not None:
+            # One that goes with the manifest stays what it is, whoever has put the same contents since.
+            if number is not None and number not in self.attached:
                 self._refs[number] = ref
 
     def fresh(self, by_number: dict[int, ChunkRef]) -> dict[int, ChunkRef]:

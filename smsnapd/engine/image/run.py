@@ -42,7 +42,7 @@ from smsnapd.volume.mounts import Mount, find_mount, used_bytes
 from smsnapd.volume.scan import Excludes, ScanReport, entry_of
 from smsnapd.volume.tree import Tree
 
-_FORGOTTEN: Final = "the local state of the last image is lost: more may be stored than has changed"
+_FORGOTTEN: Final = "the local state does not fit the last image: more may be stored than has changed"
 
 
 @dataclass(frozen=True)

@@ -177,6 +177,33 @@ def test_a_large_file_that_goes_before_it_is_stored_apart(protected: Protected) 
     assert set(observe(restored(protected))) == {b""}
 
 
+def test_a_large_file_whose_first_ranges_go_with_the_manifest_changes_while_it_is_read(
+    protected: Protected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored anew, by somebody who attaches nothing."""
+    place = protected.root / "large"
+    place.write_bytes(bytes(32 * MIB))
+    settle(protected)
+    place.write_bytes(b"".join(bytes([number]) * (8 * MIB) for number in range(1, 5)))
+    original, changes = PackReader.read_range, [1]
+
+    def moving(self: PackReader, path: bytes, entry: Any, start: int, *rest: Any) -> RangeRead:
+        if start >= 24 * MIB and changes:
+            with place.open("r+b") as file:
+                file.seek(start)
+                file.write(bytes([changes.pop()] * 100))
+        return original(self, path, entry, start, *rest)
+
+    with monkeypatch.context() as context:
+        context.setattr(PackReader, "read_range", moving)
+        protected.backup(workers=0)
+    assert not changes
+    comes_back(protected)
+    assert protected.check().findings == ()
+    protected.backup()
+    comes_back(protected)
+
+
 # --- what cannot be read
 
 

@@ -135,7 +135,7 @@ def test_where_the_digests_of_the_last_image_are_lost_it_is_told(
     else:
         digests.write_bytes(b"damaged" + digests.read_bytes()[7:])
     (volume / "d1" / "f1").write_bytes(b"changed")
-    assert any("local state of the last image is lost" in note for note in imaged(full=True).notes)
+    assert any("local state does not fit the last image" in note for note in imaged(full=True).notes)
     same_as(volume, brought_back(on_disk, tmp_path), tmp_path)
     (volume / "d1" / "f1").write_bytes(b"changed again")
     assert not any("last image" in note for note in imaged(full=True).notes)

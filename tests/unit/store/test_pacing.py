@@ -404,9 +404,17 @@ def test_a_directory_store_keeps_the_pace(
     monkeypatch.setattr(
         "smsnapd.store.file_body.start_writing_back", lambda _, *written: started.append(written)
     )
+    lives = 0
+
+    def live() -> None:
+        nonlocal lives
+        lives += 1
+
+    monkeypatch.setattr("smsnapd.store.file_body.uploading.mark", live)
     data = os.urandom(200_000)
     paced_directory.put("chunks/a", data)
     assert paced_directory.get("chunks/a") == data
+    assert lives == 4  # each piece tells whoever waits that it goes on
     assert started == [(start, min(65536, 200_000 - start)) for start in range(0, 200_000, 65536)]
     before = number(file)
     paced_directory.replace("lease", b"x" * 1000, None)
