@@ -34,7 +34,7 @@ import msgspec
 
 from smsnapd.coredumps import forbid_core_dumps
 from smsnapd.engine.collector import collect_seldom
-from smsnapd.engine.heap import keep_freed_memory
+from smsnapd.engine.heap import KEPT, keep_freed_memory
 from smsnapd.engine.interpreter import Interpreter
 from smsnapd.errors import SmsnapError
 from smsnapd.store.activity import uploading
@@ -69,7 +69,8 @@ class Worker(Protocol[J_contra, R_co]):
 class Task(Protocol[J_contra, R_co]):
     """What can be sent to a process and opened there; must pickle. The types are for msgspec.
 
-    It may have a `secret` of up to 255 bytes that is not pickled: in the process, `take_secret` gets it.
+    It may have a `secret` of up to 255 bytes that is not pickled: in the process, `take_secret` gets it. And
+    it may have `kept_bytes`, for `heap.keep_freed_memory`.
     """
 
     @property
@@ -280,6 +281,7 @@ def _serve(connection: Connection, inherited: list[Connection]) -> None:
         task = pickle.loads(pickled)
         if secret:
             task.take_secret(secret)
+        keep_freed_memory(getattr(task, "kept_bytes", KEPT))
         _work(answers, task, jobs)
     except BaseException as error:
         _report(answers, error)

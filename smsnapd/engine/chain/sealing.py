@@ -78,7 +78,7 @@ class ChunkPutter:
         self._attachable = task.attach_limit
         self._durable: list[ChunkRef] = []
         self._uploads: _Uploads | None = None
-        self._at_once = _puts_at_once(task.settings.url)
+        self._at_once = _puts_at_once(task)
         if self._at_once:
             self._uploads = _Uploads(self._durable, self._at_once)
 
@@ -151,11 +151,12 @@ def _pages(size: int) -> memoryview:
     return memoryview(aligned_memory(size))
 
 
-def _puts_at_once(url: str) -> int:
+def _puts_at_once(task: SealingTask) -> int:
     """How many puts are under way while the next chunk is made; 0 if that waits for each."""
-    if url.startswith("s3:"):
+    if task.settings.url.startswith("s3:"):
         return UPLOADS_AT_ONCE
-    return 1 if url.startswith("file:") else 0
+    # With a store of the caller's this is no process of its own: a thread more would cost a daemon memory.
+    return 1 if task.settings.url.startswith("file:") and task.store is None else 0
 
 
 class _Uploads:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 from blake3 import blake3
 
+from smsnapd.engine.heap import KEPT_FOR_OPENING
 from smsnapd.engine.image.reader import ChunkSource
 from smsnapd.engine.image.runs import Run
 from smsnapd.model import ChunkRef
@@ -52,6 +53,7 @@ class ImageWriteTask:
     path: bytes
     source: ChunkSource
     digests: bool
+    kept_bytes: ClassVar[int] = KEPT_FOR_OPENING
 
     @property
     def job_type(self) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
+from smsnapd.engine.heap import KEPT_FOR_OPENING
 from smsnapd.engine.image.listing import lies_in_image, read_pieces
 from smsnapd.errors import DamageError
 from smsnapd.model import ChunkRef, Entry, Extent, Kind, Segment, data_bytes
@@ -121,6 +122,7 @@ class WriteTask:
     settings: StoreSettings
     store: Store | None = None
     image_root: bytes | None = None
+    kept_bytes: ClassVar[int] = KEPT_FOR_OPENING
 
     @property
     def job_type(self) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from smsnapd.engine.backup import storing
 from smsnapd.engine.backup.storing import PackJob, RangeJob, StoreResult, StoreTask, StoreWorker
 from smsnapd.errors import DamageError, StoreError
 from smsnapd.format import names
@@ -49,7 +50,10 @@ def store() -> Counting:
 
 
 @pytest.fixture
-def make(tmp_path: Path, store: Counting) -> Callable[..., StoreWorker]:
+def make(tmp_path: Path, store: Counting, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StoreWorker]:
+    """Of a `file:` store as in a process of its own, which opens it."""
+    monkeypatch.setattr(storing, "open_store", lambda _: store)
+
     def made(url: str, attach_limit: int = 0, known: frozenset[bytes] = frozenset()) -> StoreWorker:
         task = StoreTask(
             root=os.fsencode(tmp_path),
@@ -62,7 +66,7 @@ def make(tmp_path: Path, store: Counting) -> Callable[..., StoreWorker]:
             level=1,
             settings=StoreSettings(url),
             attach_limit=attach_limit,
-            store=store,
+            store=None if url.startswith("file:") else store,
         )
         return task.open()
 
