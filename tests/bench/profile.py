@@ -96,6 +96,7 @@ def phases(place: Path, volume: Path, smsnap: Path | None) -> Iterator[tuple[str
     yield "full", full, profiled(peer.full, environment, place)
     measure(peer.again, environment, place)
     yield "unchanged run", measure(peer.again, environment, place), profiled(peer.again, environment, place)
+    read_once(home / "repo")
     with fresh_target(place) as target:
         restored = measure(peer.restore, {**environment, "T": str(target)}, place)
     with fresh_target(place) as target:
