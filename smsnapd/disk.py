@@ -38,14 +38,10 @@ def write_at(fd: int, data: Buffer, offset: int, written: Callable[[], None] | N
     only, like others. `written` is called whenever the kernel has taken some. Raises `OSError`.
     """
     count = len(data)
-    if count < PAST_CACHE_FROM:
-        done = os.pwrite(fd, data, offset)
-        if written is not None and done:
-            written()
-    else:
-        done = _write_past_cache(fd, memoryview(data), offset, written)
+    rest = memoryview(data)
+    done = _write_past_cache(fd, rest, offset, written) if count >= PAST_CACHE_FROM else 0
     while done < count:
-        taken = os.pwrite(fd, memoryview(data)[done : done + _AT_ONCE], offset + done)
+        taken = os.pwrite(fd, rest[done : done + _AT_ONCE], offset + done)
         if not taken:
             raise OSError(errno.EIO, "nothing more is taken, and nothing said why")
         done += taken

@@ -134,6 +134,10 @@ def _associated(header: bytes, context: Context) -> bytes:
     return header + context.repository_id + lengths[0] + volume + lengths[1] + name
 
 
+def _memory(size: int) -> memoryview:
+    return memoryview(bytearray(size))
+
+
 class Sealer:
     """Seals objects one after the other, with one compression context and one buffer.
 
@@ -143,14 +147,14 @@ class Sealer:
     def __init__(
         self,
         level: int = 1,
-        memory: Callable[[int], memoryview] | None = None,
+        memory: Callable[[int], memoryview] = _memory,
         release: Callable[[], None] | None = None,
     ) -> None:
         """`memory` gives so many bytes for results; its own are a bytearray's.
 
         `release` is called when the memory of the last result is needed: until then it may be used.
         """
-        self._memory = memory or _memory
+        self._memory = memory
         self._release = release
         self._compressor = zstandard.ZstdCompressor(
             level=level, write_checksum=False, write_content_size=True, write_dict_id=False
@@ -194,10 +198,6 @@ class Sealer:
             self._buffer = memoryview(b"")  # let go of the old one first
             self._buffer = self._memory(size + size // 8)
         return self._buffer[:size]
-
-
-def _memory(size: int) -> memoryview:
-    return memoryview(bytearray(size))
 
 
 def _encrypt(key: bytearray, associated: bytes, frame: bytes, padding: int, target: memoryview) -> None:

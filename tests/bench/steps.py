@@ -115,11 +115,9 @@ def _mount(image: Path, target: Path) -> bool:
     if attached.returncode:
         return False
     device = attached.stdout.strip()
-    if subprocess.run(["mount", device, target], check=False).returncode:
-        subprocess.run(["losetup", "-d", device], check=True)
-        return False
-    subprocess.run(["losetup", "-d", device], check=True)  # when it is unmounted: it is in use until then
-    return True
+    mounted = subprocess.run(["mount", device, target], check=False).returncode == 0
+    subprocess.run(["losetup", "-d", device], check=True)  # of one in use that is done when it is unmounted
+    return mounted
 
 
 def _warm(volume: str, *, contents: bool) -> None:

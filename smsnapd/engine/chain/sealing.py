@@ -73,14 +73,14 @@ class ChunkPutter:
     def __init__(self, task: SealingTask, store: Store) -> None:
         self._task = task
         self._store = store
-        self._sealer = Sealer(task.level, _pages, self._wait_for_buffer)
         self._known = set(task.known)
         self._attachable = task.attach_limit
         self._durable: list[ChunkRef] = []
-        self._uploads: _Uploads | None = None
-        self._at_once = _puts_at_once(task)
-        if self._at_once:
-            self._uploads = _Uploads(self._durable, self._at_once)
+        at_once = _puts_at_once(task)
+        self._uploads = _Uploads(self._durable, at_once) if at_once else None
+        # The sealer's memory is one put's, until it is needed for the next chunk; several need their own.
+        self._copies = at_once > 1
+        self._sealer = Sealer(task.level, _pages, self.drain if at_once == 1 else None)
 
     def drain(self) -> None:
         """Wait for the puts under way."""
@@ -114,17 +114,12 @@ class ChunkPutter:
 
     def _put(self, name: str, sealed: memoryview, ref: ChunkRef) -> ChunkRef:
         if self._uploads is not None:
-            # The sealer's memory is one put's, until it is needed for the next chunk; several need their own.
-            data = sealed if self._at_once == 1 else bytes(sealed)
+            data = bytes(sealed) if self._copies else sealed
             self._uploads.put(partial(self._put_now, name, data, ref))
             return ref
         ref = self._put_now(name, sealed, ref)
         self._durable.append(ref)
         return ref
-
-    def _wait_for_buffer(self) -> None:
-        if self._uploads is not None and self._at_once == 1:
-            self._uploads.drain()
 
     def _put_now(self, name: str, sealed: bytes | memoryview, ref: ChunkRef) -> ChunkRef:
         try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from smsnapd.disk import write_at
 from smsnapd.engine.image.names import Names
 from smsnapd.engine.image.storage import ImageStorage
 from smsnapd.engine.progress import Progress
@@ -205,9 +206,7 @@ def _write(copy: int, cell: Cell) -> None:
     """Put the data of a cell where they belong in a file."""
     try:
         for offset, data in cell.data:
-            done = 0
-            while done < len(data):
-                done += os.pwrite(copy, data[done:], cell.number * CELL + offset + done)
+            write_at(copy, data, cell.number * CELL + offset)
     except OSError as error:
         what = "keep what changed on the volume while it is held"
         raise VolumeError(what, error.strerror or str(error), "make room in /var/tmp") from error
